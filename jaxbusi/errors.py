@@ -1,0 +1,9 @@
+"""The one exception that a command turns into one line and exit status 2."""
+
+
+class UserError(Exception):
+    """Bad input or settings.
+
+    The message is one line that says what is wrong, with which file or key, and what to do.
+    Commands print it without a traceback and exit with status 2; library callers may catch it.
+    """
