@@ -1,0 +1,1 @@
+"""Images to logits: the branches and their fusion, in Flax."""
