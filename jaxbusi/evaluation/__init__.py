@@ -1,0 +1,1 @@
+"""Probabilities to evidence: metrics, intervals, figures and the report."""

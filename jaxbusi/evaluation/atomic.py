@@ -1,0 +1,31 @@
+"""Files that are either the old one or the whole new one, never a part."""
+
+import os
+from pathlib import Path
+
+from jaxbusi.errors import UserError
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Replaces `path` by `data` in one rename; makes its folder where absent.
+
+    Raises:
+      UserError: the folder or the disk refuses; a previous file is left as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); check the disk space and the "
+            "permissions of its folder"
+        ) from error
