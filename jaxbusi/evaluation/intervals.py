@@ -1,0 +1,184 @@
+"""95 % intervals by bootstrap over independent units, not over rows.
+
+Augmented copies of one image are not new evidence: the unit that is drawn anew is the source image
+with all its copies (a *cluster*; any coarser grouping can be handed over instead). Treating copies
+as independent would narrow the intervals by up to the square root of their number.
+
+Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13), stratified by class: a resample draws
+as many clusters of each class as there are. The parts are split class by class, so that their class
+counts are fixed by design and no sampling error; and no resample is ever left without a class.
+
+Where all resamples agree, as they do when every prediction is right, the bootstrap would claim
+certainty. There the exact binomial interval (Clopper and Pearson, 1934) takes its place, over as
+many trials as there are independent clusters, see `exact`. Such intervals are marked. What is left:
+a macro average of which only one class is free of mistakes takes that class for certain; the
+interval of that class itself, beside it, does not.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import stats
+
+from jaxbusi.data.records import CLASSES
+from jaxbusi.evaluation import metrics
+from jaxbusi.evaluation.predictions import Predictions
+
+LEVEL = 0.95
+"""Probability with which the intervals are meant to cover the true value."""
+
+_CELLS = 4_000_000  # Weights held at a time: 32 MB, whatever the number of rows.
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A score with its interval; all NaN where the score is not defined.
+
+    Attributes:
+      value: of the predictions as they are.
+      low: lower end.
+      high: upper end.
+      exact: the bootstrap had no spread and the binomial interval took its place.
+    """
+
+    value: float
+    low: float
+    high: float
+    exact: bool = False
+
+
+def bootstrap(
+    predictions: Predictions,
+    clusters: np.ndarray | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Every score of `metrics.scores` with its interval.
+
+    Args:
+      predictions: N rows.
+      clusters: int[N], rows with the same number are drawn together; the source images by default.
+      resamples: number of resamples, R.
+      seed: the same seed gives the same intervals.
+
+    Returns:
+      An interval per key of `metrics.scores`. low <= value <= high: where a skewed score lies
+      outside the percentiles, the interval is widened to hold it.
+    """
+    clusters = (
+        predictions.source if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    )
+    parts = [
+        metrics.weighted_scores(predictions, weights)
+        for weights in resample_weights(predictions.label, clusters, resamples, seed)
+    ]
+    fallback = _exact_intervals(predictions, clusters)
+    result = {}
+    for key, value in metrics.scores(predictions).items():
+        if np.isnan(value):
+            result[key] = Interval(value, np.nan, np.nan)
+            continue
+        values = np.concatenate([part[key] for part in parts])
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        exact = bool(np.isclose(low, high, rtol=0, atol=1e-12))
+        if exact:
+            low, high = fallback[key]
+        result[key] = Interval(value, float(min(low, value)), float(max(high, value)), exact)
+    return result
+
+
+def resample_weights(
+    label: np.ndarray, clusters: np.ndarray, resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Bootstrap resamples as weights, in chunks that fit memory.
+
+    Args:
+      label: int[N], the class of each row.
+      clusters: int[N], 0..S-1, every number used.
+      resamples: R.
+      seed: of the draw.
+
+    Yields:
+      float64[r, N], r summing to R: how often the cluster of each row was drawn.
+    """
+    # A cluster's stratum is the set of classes in it: usually one class, more where near-copies
+    # of one picture were labelled differently.
+    size = int(clusters.max()) + 1
+    members = np.zeros((size, len(CLASSES)), bool)
+    members[clusters, label] = True
+    strata = np.unique(members, axis=0, return_inverse=True)[1].reshape(-1)
+    # A generator for each stratum, so that the draw does not depend on the chunks.
+    sequences = np.random.SeedSequence(seed).spawn(int(strata.max()) + 1)
+    generators = [np.random.default_rng(sequence) for sequence in sequences]
+    step = max(1, _CELLS // len(label))
+    for start in range(0, resamples, step):
+        drawn = np.empty((min(step, resamples - start), size))
+        for stratum, generator in enumerate(generators):
+            of_stratum = np.flatnonzero(strata == stratum)
+            even = np.full(of_stratum.size, 1 / of_stratum.size)
+            drawn[:, of_stratum] = generator.multinomial(of_stratum.size, even, len(drawn))
+        yield drawn[:, clusters]
+
+
+def exact(share: float, trials: int) -> tuple[float, float]:
+    """Clopper-Pearson interval of a share of `trials` independent trials.
+
+    Args:
+      share: 0..1; share times trials need not be whole (an image with some copies right).
+      trials: 0 or more; nothing is known from none: (0, 1).
+
+    Returns:
+      The lower and the upper end.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    hits, tail = share * trials, (1 - LEVEL) / 2
+    low = stats.beta.ppf(tail, hits, trials - hits + 1) if hits > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, hits + 1, trials - hits) if hits < trials else 1.0
+    return float(low), float(high)
+
+
+def _exact_intervals(
+    predictions: Predictions, clusters: np.ndarray
+) -> dict[str, tuple[float, float]]:
+    """Binomial intervals of every defined score, for use where the bootstrap has no spread.
+
+    Trials are clusters, never rows. Accuracy, recall and precision are shares of all clusters,
+    of those of the class, of those called so. F1 = 2J/(1+J) follows from the share J of hits
+    among the clusters of the class or called so. AUC is a share of concordant pairs; as many
+    pairs are independent as the smaller side has clusters. A macro average takes the mean of the
+    ends of its classes.
+    """
+    values = metrics.scores(predictions)
+
+    def count(rows: np.ndarray) -> int:
+        return np.unique(clusters[rows]).size
+
+    everything = np.ones(len(predictions), bool)
+    result = {"accuracy": exact(values["accuracy"], count(everything))}
+    ends: dict[str, list[tuple[float, float]]] = {score: [] for score in metrics.AVERAGED}
+    for index, name in enumerate(CLASSES):
+        truth, called = predictions.label == index, predictions.predicted == index
+        trials = {
+            "precision": count(called),
+            "recall": count(truth),
+            "f1": count(truth | called),
+            "auc": min(count(truth), count(~truth)),
+        }
+        for score, number in trials.items():
+            key = metrics.class_key(name, score)
+            value = values[key]
+            if np.isnan(value):
+                continue
+            low, high = exact(value / (2 - value) if score == "f1" else value, number)
+            if score == "f1":
+                low, high = 2 * low / (1 + low), 2 * high / (1 + high)
+            result[key] = low, high
+            ends[score].append((low, high))
+    for score, pairs in ends.items():
+        if pairs:
+            low, high = np.mean(pairs, axis=0)
+            result[score] = float(low), float(high)
+    return result
