@@ -1,0 +1,1 @@
+"""Public checkpoints to parameters: name maps and layouts, in plain NumPy."""
