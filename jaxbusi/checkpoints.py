@@ -1,0 +1,169 @@
+"""Saving a run and finding it again, through orbax."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jaxbusi.errors import UserError
+from jaxbusi.state import TrainState, Tree
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: written in the background, latest and best kept.
+
+    A step's folder holds three items, so that inference reads no optimizer state: `weights`
+    (parameters and batch statistics), `average` (their moving average, where there is one) and
+    `training` (step, optimizer state, sums of the training log).
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 1, read_only: bool = False):
+        """Opens or creates a folder of checkpoints.
+
+        Args:
+          directory: the folder.
+          keep: how many of the latest to keep besides the best one.
+          read_only: neither creates the folder nor cleans up what a dead run left in it.
+        """
+        self._directory = directory.absolute()  # orbax refuses relative paths only when it saves
+        policies = [
+            checkpoint_managers.LatestN(n=keep),
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: -metrics["loss"],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def save(self, state: TrainState, *, validation_loss: float | None = None) -> None:
+        """Starts saving a state in the background; waits for an earlier save to end first.
+
+        Args:
+          state: what to save; it may be donated as soon as this returns.
+          validation_loss: of these weights on the validation part, by which the best is chosen.
+
+        Raises:
+          UserError: this or an earlier save failed, for instance on a full disk.
+        """
+        step = int(state.step)
+        items: dict[str, Any] = {
+            "weights": state.variables(),
+            "training": {
+                "step": state.step,
+                "opt_state": state.opt_state,
+                "metrics": state.metrics,
+            },
+        }
+        if state.average is not None:
+            items["average"] = state.average
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        metrics = None if validation_loss is None else {"loss": validation_loss}
+        try:
+            self._manager.wait_until_finished()
+            if step in self._manager.all_steps():
+                return
+            self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: a save failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Ends the background threads; a save under way is finished first."""
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest whole checkpoint, or None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Returns the step with the least validation loss, or None where none was saved with one."""
+        losses = {
+            step: metrics["loss"]
+            for step in self._manager.all_steps()
+            if (metrics := self._manager.metrics(step))
+        }
+        return min(losses, key=lambda step: losses[step]) if losses else None
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """Returns the state saved at a step, with the shardings of `like`.
+
+        Raises:
+          UserError: the checkpoint is not of this model, or cannot be read.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items: dict[str, Any] = {
+            "weights": abstract.variables(),
+            "training": {
+                "step": abstract.step,
+                "opt_state": abstract.opt_state,
+                "metrics": abstract.metrics,
+            },
+        }
+        if like.average is not None:
+            items["average"] = abstract.average
+        restored = self._restore(items, step)
+        return TrainState(
+            **restored["weights"], **restored["training"], average=restored.get("average")
+        )
+
+    def restore_variables(self, like: Tree, step: int) -> Tree:
+        """Returns the variables that evaluation applies: the moving average where one was saved.
+
+        Args:
+          like: {'params', 'batch_stats'}, arrays or their shapes with shardings.
+          step: of the checkpoint.
+
+        Raises:
+          UserError: the checkpoint is not of this model, or cannot be read.
+        """
+        name = "average" if (self._directory / str(step) / "average").is_dir() else "weights"
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._restore({name: abstract}, step)[name]
+
+    def _restore(self, items: dict[str, Any], step: int) -> Any:
+        arguments = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"checkpoint {self._directory / str(step)} cannot be restored into this model: "
+                f"{_one_line(error)}"
+            ) from error
+
+    def _failed(self, error: Exception) -> UserError:
+        try:
+            kept = self._manager.all_steps(read=True)
+        except OSError:
+            kept = []
+        logging.debug("saving failed", exc_info=error)
+        good = f"step {max(kept)} is intact" if kept else "none was saved before"
+        return UserError(
+            f"a checkpoint could not be saved in {self._directory} ({_one_line(error)}); {good}; "
+            "free space or mend the folder and run the same command again"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

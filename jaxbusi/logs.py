@@ -1,0 +1,130 @@
+"""What a run writes while it runs: metrics.jsonl, TensorBoard events, a progress bar."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from jaxbusi.errors import UserError
+
+Line = dict[str, Any]
+"""One object of metrics.jsonl: step, epoch, part, loss, accuracy, precision, recall, and more."""
+
+
+class RunLog:
+    """metrics.jsonl and TensorBoard of one workdir, written by one process only."""
+
+    def __init__(self, workdir: Path, *, resume_step: int, active: bool):
+        """Opens both for appending.
+
+        Args:
+          workdir: where they lie.
+          resume_step: the step that training goes on from; lines after it come from steps that
+            will be taken again, and are dropped.
+          active: False makes every method do nothing: the other processes of a cluster.
+        """
+        self._path = workdir / "metrics.jsonl"
+        self._writer = None
+        if active:
+            kept = [line for line in read_history(workdir) if line["step"] <= resume_step]
+            _write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, *, step: int, epoch: float, part: str, values: dict[str, float]) -> None:
+        """Adds one line to metrics.jsonl and its values to TensorBoard under `part/`."""
+        if self._writer is None:
+            return
+        line: Line = {"step": step, "epoch": epoch, "part": part}
+        line |= {name: _finite(value) for name, value in values.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self._writer.add_scalar(f"{part}/{name}", value, step)
+        self._writer.flush()
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Adds a picture, uint8[H, W, 3], to TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_history(workdir: Path) -> list[Line]:
+    """Returns the lines of metrics.jsonl; a last line that a crash cut short is left out.
+
+    Raises:
+      UserError: another line is not JSON.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    history = []
+    for number, text in enumerate(lines, 1):
+        try:
+            history.append(json.loads(text))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path} line {number} is not JSON; remove that line") from error
+    return history
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _finite(value: float) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+
+class Progress:
+    """A bar over optimizer steps with loss, learning rate, images a second and time left."""
+
+    def __init__(self, *, total: int, start: int, batch_size: int, active: bool):
+        """Starts the bar at step `start` of `total`."""
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            desc="training",
+            unit="step",
+            disable=not active,
+            dynamic_ncols=terminal,
+            # A file that collects the output gets a line now and then, not ten a second.
+            mininterval=0.1 if terminal else 30.0,
+            file=sys.stderr,
+        )
+        self._batch_size = batch_size
+        self._last: tuple[float, int] | None = None
+        self._rate = 0.0
+
+    def update(self, *, step: int, loss: float, learning_rate: float) -> None:
+        """Shows that `step` steps are done; loss is of the newest one that has ended."""
+        now = time.monotonic()
+        if self._last is None:  # the first step holds the compilation
+            self._last = (now, step)
+        elif now - self._last[0] > 1.0:
+            self._rate = (step - self._last[1]) * self._batch_size / (now - self._last[0])
+            self._last = (now, step)
+        self._bar.set_postfix_str(
+            f"loss {loss:.4f}, rate {learning_rate:.1e}, {self._rate:.1f} images/s", refresh=False
+        )
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()

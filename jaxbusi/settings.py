@@ -1,0 +1,196 @@
+"""A config, checked once: every key known, of its type, in its range.
+
+Commands hand over an `ml_collections.ConfigDict`, which takes a string where a number was meant
+and any object inside a tuple. What the program reads are these frozen dataclasses.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from jaxbusi.data.augment import AugmentSettings
+from jaxbusi.errors import UserError
+
+T = TypeVar("T")
+
+DEMO = "python -m jaxbusi.main --config configs/demo.py --workdir runs/demo"
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Which values of a setting make sense, and how to say so."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+AtLeast0 = Range("0 or more", lambda value: value >= 0)
+Above0 = Range("above 0", lambda value: value > 0)
+Share = Range("in [0, 1)", lambda value: 0 <= value < 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """`config.data`: which images, how they are split and how they are read."""
+
+    root: str
+    external: str
+    protocol: Literal["paper"]
+    split: str
+    phantoms: Annotated[int, AtLeast0]
+    train_fraction: Annotated[float, Range("in (0, 1)", lambda value: 0 < value < 1)]
+    validation_fraction: Annotated[float, Share]
+    copies: Annotated[int, Above0]
+    on_bad_image: Literal["error", "skip"]
+    cache_gib: Annotated[float, AtLeast0]
+    workers: Annotated[int, AtLeast0]
+    augment: AugmentSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """`config.model`: the branches and the head."""
+
+    branches: tuple[str, ...]
+    vit: str
+    pooling: Literal["mean", "class", "both"]
+    hidden: tuple[Annotated[int, Above0], ...]
+    dropout: Annotated[float, Share]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSettings:
+    """`config.optim`: Adam with L2 and its staircase."""
+
+    learning_rate: Annotated[float, Above0]
+    l2: Annotated[float, AtLeast0]
+    decay_every: Annotated[float, Above0]
+    decay_factor: Annotated[float, Above0]
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """`config.checkpoint`: when to save, what to keep, which one is evaluated."""
+
+    every_epochs: Annotated[float, Above0]
+    keep: Annotated[int, Above0]
+    evaluate: Literal["latest", "best"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A whole config; the comments of `configs/fusion.py` explain every field."""
+
+    seed: Annotated[int, Range("in [0, 2**32)", lambda value: 0 <= value < 2**32)]
+    num_epochs: Annotated[float, Above0]
+    batch_size: Annotated[int, Above0]
+    accumulate: Annotated[int, Above0]
+    ema_decay: Annotated[float, Share]
+    compute_dtype: Literal["float32", "bfloat16"]
+    init_from: str
+    data: DataSettings
+    model: ModelSettings
+    optim: OptimSettings
+    checkpoint: CheckpointSettings
+    eval_every_epochs: Annotated[float, Above0]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Settings":
+        """Checks a config (a `ConfigDict` or nested mappings) and returns it typed.
+
+        Raises:
+          UserError: a key is unknown or missing, or a value is of the wrong type or out of range;
+            the message names the key as it is written on the command line.
+        """
+        settings = _build(cls, config, "config")
+        _check_together(settings)
+        return settings
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns nested dictionaries and lists, as `config.json` holds them."""
+        return _jsonable(dataclasses.asdict(self))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    return [_jsonable(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _build(cls: type[T], config: Mapping[str, Any], path: str) -> T:
+    if not isinstance(config, Mapping) and not hasattr(config, "items"):
+        raise UserError(f"{path} is {config!r}; it must hold settings by name")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    given = dict(config.items())
+    for key in given:
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown setting {path}.{key}; did you mean {path}.{near}?")
+    values = {}
+    for name, hint in hints.items():
+        if name not in given:
+            raise UserError(f"{path}.{name} is missing; start from configs/fusion.py, which has it")
+        values[name] = _convert(hint, given[name], f"{path}.{name}")
+    try:
+        return cls(**values)
+    except UserError as error:  # some settings check their own ranges
+        raise UserError(f"{path}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        value = _convert(arguments[0], value, path)
+        if not arguments[1].holds(value):
+            raise UserError(f"{path}={value!r} must be {arguments[1].wanted}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{path}={value!r} is not one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f"{path}={value!r} must be a tuple")
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise UserError(f"{path}={value!r} must hold {len(kinds)} values")
+        return tuple(
+            _convert(kind, item, f"{path}[{i}]")
+            for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
+    # JSON and the command line write 30 for 30.0; the other way round would lose something.
+    accepted: type | types.UnionType = int | float if hint is float else hint
+    if not isinstance(value, accepted) or isinstance(value, bool) is not (hint is bool):
+        raise UserError(f"{path}={value!r} must be of type {hint.__name__}")
+    return float(value) if hint is float else value
+
+
+def _check_together(settings: Settings) -> None:
+    """Checks what one setting demands of another."""
+    if settings.batch_size % settings.accumulate:
+        raise UserError(
+            f"config.batch_size={settings.batch_size} is not divisible by "
+            f"config.accumulate={settings.accumulate}"
+        )
+    if settings.checkpoint.evaluate == "best" and settings.data.validation_fraction == 0:
+        raise UserError(
+            "config.checkpoint.evaluate='best' needs config.data.validation_fraction above 0: "
+            "choosing a checkpoint on the test part is not offered"
+        )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "config") -> list[str]:
+    """Lists the settings in which two nested mappings differ, as `config.KEY: OLD, now NEW`."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += differences(before, now, f"{path}.{key}")
+        elif before != now:
+            found.append(f"{path}.{key}: {before!r}, now {now!r}")
+    return found

@@ -1,0 +1,107 @@
+"""config.json: what a run was, so that it can be gone on with, evaluated and repeated."""
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxbusi import __version__
+from jaxbusi.errors import UserError
+from jaxbusi.evaluation import atomic
+from jaxbusi.settings import Settings, differences
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+# Settings that change no number: where the images lie (their sha256 are checked) and how they load.
+_FREE = ("root", "external", "workers", "cache_gib")
+
+
+def prepare(workdir: Path, settings: Settings) -> None:
+    """Makes the workdir, or checks that the run in it is this one; writes config.json.
+
+    Raises:
+      UserError: the folder cannot be written, or holds a run with other settings; the message
+        lists them.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be made: {error.strerror}") from error
+    path = workdir / "config.json"
+    if path.exists():
+        found = differences(
+            _comparable(read_config(workdir)["config"]), _comparable(settings.to_json())
+        )
+        if found:
+            raise UserError(
+                f"{workdir} holds a run with other settings ({'; '.join(found)}); "
+                "name another --workdir or give the same settings"
+            )
+    if jax.process_index() == 0:
+        text = json.dumps(describe(settings), indent=2, allow_nan=False)
+        atomic.write_bytes(path, text.encode() + b"\n")
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """Returns what config.json holds: settings, seed, versions, devices, the command."""
+    devices = jax.devices()
+    return {
+        "config": settings.to_json(),
+        "seed": settings.seed,
+        "command": command_line(),
+        "versions": {
+            "jaxbusi": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
+    }
+
+
+def command_line() -> str:
+    """Returns the command that started this process, as a shell would take it again."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is None or not module.name.startswith("jaxbusi"):
+        return shlex.join([Path(sys.executable).name, *sys.argv])
+    return shlex.join(["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Returns config.json.
+
+    Raises:
+      UserError: there is none, or it is not one of ours.
+    """
+    path = workdir / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content["config"], dict):
+            raise KeyError("config")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{workdir} holds no run: config.json is missing; train one first"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it or train again") from error
+    return content
+
+
+def read_settings(workdir: Path) -> Settings:
+    """Returns the settings of the run in a workdir."""
+    return Settings.from_config(read_config(workdir)["config"])
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    data = {key: value for key, value in config["data"].items() if key not in _FREE}
+    return {**config, "data": data}

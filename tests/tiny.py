@@ -1,0 +1,23 @@
+"""A model of a few hundred parameters with everything that training has to handle."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxbusi.models.fusion import Output
+
+
+class TinyModel(nn.Module):
+    """Convolution, batch normalisation, dropout, one auxiliary head."""
+
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Output:
+        x = images.astype(jnp.float32) / 255.0
+        x = nn.Conv(4, (3, 3), use_bias=False, name="conv")(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        x = jnp.mean(nn.relu(x), axis=(1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        auxiliary = (nn.Dense(3, name="auxiliary")(x),) if train else ()
+        return Output(nn.Dense(3, name="head")(x), auxiliary, {"tiny": x})
