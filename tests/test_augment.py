@@ -359,5 +359,5 @@ def test_the_same_generator_gives_the_same_copy_and_the_image_stays():
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(key, value):
-    with pytest.raises(UserError, match=rf"augmentation {key}=.*must be"):
+    with pytest.raises(UserError, match=rf"config\.data\.augment\.{key}=.*must be"):
         AugmentSettings(**{key: value})

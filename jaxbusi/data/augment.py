@@ -75,7 +75,7 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         def require(name: str, holds: bool, range_: str) -> None:
             if not holds:
-                raise UserError(f"augmentation {name}={getattr(self, name)}: must be {range_}")
+                raise UserError(f"config.data.augment.{name}={getattr(self, name)}: must be {range_}")
 
         for name in ("resize", "crop"):
             require(name, getattr(self, name) > 0, "positive")
