@@ -1,0 +1,67 @@
+"""How every figure looks, and how it gets to disk."""
+
+import contextlib
+import functools
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+from jaxbusi.evaluation import atomic
+
+_STYLE: dict[Any, Any] = {
+    "figure.dpi": 200,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",  # matplotlib's own, so that every machine draws the same
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's defaults with ours on top, whatever the user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def write(figure: Figure, path: Path | str) -> None:
+    """Writes a PNG in one rename; the same figure gives the same bytes."""
+    data = io.BytesIO()
+    # The metadata would otherwise hold the version of matplotlib.
+    figure.savefig(data, format="png", metadata={"Software": None})
+    atomic.write_bytes(path, data.getvalue())
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    font = font_manager.get_font(font_manager.findfont(_STYLE["font.family"]))
+    return frozenset(font.get_charmap())
+
+
+def printable(text: str, limit: int) -> str:
+    """`text` for a figure: its end, and codes for what the font cannot draw."""
+    drawn = "".join(
+        char if char.isprintable() and ord(char) in _glyphs() else f"\\u{ord(char):04x}"
+        for char in text
+    )
+    return drawn if len(drawn) <= limit else "…" + drawn[1 - limit :]
