@@ -1,0 +1,211 @@
+"""report.html: one self-contained page on a run, for a clinician above and a reviewer below.
+
+No script, no request, no file beside it: figures are data URIs, and a content security policy in
+the page forbids everything else. All text is escaped, as file names may hold anything.
+"""
+
+import base64
+import dataclasses
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from jaxbusi.data.records import CLASSES
+from jaxbusi.errors import UserError
+from jaxbusi.evaluation import atomic
+from jaxbusi.evaluation.figures import Picture
+from jaxbusi.evaluation.predictions import Predictions, confident_mistakes
+
+MISTAKES_LISTED = 12
+"""As many as `figures.plot_mistakes` draws."""
+
+_PERCENT = "\N{NO-BREAK SPACE}%"
+
+_PARTS = {
+    "train": "the images it was trained on: how well they were learnt, not how well new ones are",
+    "validation": "images kept apart from the training images to choose settings by",
+    "test": "images kept apart from the training images",
+    "external": "images of another source, never trained on",
+}
+
+_PROTOCOLS = {
+    "paper": "Every class is divided image by image, at random or as a given split.csv says; then "
+    "each image of either part is expanded into the same number of randomly altered copies. "
+    "Where it is evaluated, copy 0 is the image itself. Scores are given on the images themselves "
+    "and, for comparison with the literature, on all copies.",
+}
+
+_SCORES = (
+    ("accuracy", "Accuracy", "share of all images given the right class"),
+    ("recall", "Recall (sensitivity)", "share of a class that is recognised"),
+    ("precision", "Precision", "share of the answers for a class that are right"),
+    ("f1", "F1", "harmonic mean of precision and recall"),
+    ("auc", "AUC", "chance that an image of a class is ranked above one of the rest"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the page says about a run.
+
+    Attributes:
+      name: heading, for instance the name of the workdir.
+      model: a few words, for instance 'ResNet18 + ViT-B/16'.
+      data: where the images come from, for instance the name of the set's folder.
+      synthetic: the images are phantoms; the page says so in its headline.
+      command: the exact command, argument by argument.
+      config: the resolved settings, nested mappings of JSON values.
+      environment: versions, devices and the like, nested mappings of JSON values.
+      split: {part: {class: (images, images with their copies)}}.
+      results: of `results.assemble`; its first part is the headline.
+      predictions: by part, those of `results`.
+      pictures: of `figures.write_all`.
+      skipped: (name, reason) of images that could not be read and were left out.
+    """
+
+    name: str
+    model: str
+    data: str
+    synthetic: bool
+    command: Sequence[str]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    split: Mapping[str, Mapping[str, tuple[int, int]]]
+    results: Mapping[str, Any]
+    predictions: Mapping[str, Predictions]
+    pictures: Sequence[Picture]
+    skipped: Sequence[tuple[str, str]] = ()
+
+
+def write_report(path: Path | str, run: Run) -> None:
+    """Writes the page of `run`, in one rename.
+
+    Raises:
+      UserError: a figure cannot be read or the page cannot be written.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"score": _score, "range": _range}
+    template = environment.from_string(
+        resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    )
+    text = template.render(
+        run=run,
+        classes=CLASSES,
+        command=_command(run.command),
+        split={
+            part: {name: counts.get(name, (0, 0)) for name in CLASSES}
+            for part, counts in run.split.items()
+        },
+        scores=_SCORES,
+        parts=[_part(run, part) for part in run.results["parts"]],
+        pictures=[_picture(picture) for picture in run.pictures if not picture.part],
+        protocol=_PROTOCOLS.get(run.results["protocol"], ""),
+        settings=list(_flat(run.config)),
+        environment=list(_flat(run.environment)),
+        checkpoint=list(_flat(run.results["checkpoint"])),
+    )
+    # Names that are not UTF-8 cannot be shown, and must not stop the page.
+    atomic.write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def _score(value: float, name: str) -> str:
+    """'83.3 %' for 0.833, but '0.833' of an AUC."""
+    return f"{value:.3f}" if name == "auc" else f"{100 * value:.1f}{_PERCENT}"
+
+
+def _range(interval: Mapping[str, float], name: str) -> str:
+    """'77.0 to 88.9 %', but '0.770 to 0.889' of an AUC."""
+    low, high = (_score(interval[end], name) for end in ("low", "high"))
+    return f"{low.removesuffix(_PERCENT)} to {high}"
+
+
+def _whole(share: float) -> str:
+    """'83 %' for 0.833."""
+    return f"{100 * share:.0f}{_PERCENT}"
+
+
+def _part(run: Run, part: str) -> dict[str, Any]:
+    """What the template needs to know of one part."""
+    summary = run.results["parts"][part]
+    images, copies = summary["images"], summary["copies"]
+    mistakes = confident_mistakes(run.predictions[part])
+    return {
+        "name": part,
+        "words": _PARTS.get(part, ""),
+        "images": images,
+        # Each kind of row that the tables have a column for.
+        "kinds": {"images": images} | ({"copies": copies} if copies != images else {}),
+        "sentences": _sentences(images),
+        "half_width": 50 * (images["accuracy"]["high"] - images["accuracy"]["low"]),
+        "mistakes": mistakes[:MISTAKES_LISTED],
+        "mistake_count": len(mistakes),
+        "pictures": [_picture(picture) for picture in run.pictures if picture.part == part],
+    }
+
+
+def _sentences(images: Mapping[str, Any]) -> list[str]:
+    """The confusion matrix in words; `images` is of `results.summarize`."""
+    confusion = np.array(images["confusion"])
+    totals, called, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diagonal(confusion)
+    sentences = [
+        f"Of {totals.sum()} images it gave {hits.sum()} the right class "
+        f"({_whole(hits.sum() / totals.sum())}). Answering {CLASSES[totals.argmax()]} every time "
+        f"would be right for {_whole(totals.max() / totals.sum())}."
+    ]
+    for index, name in enumerate(CLASSES):
+        if not totals[index]:
+            sentences.append(f"No {name} images are in this part; nothing is known about them.")
+            continue
+        others = " and ".join(
+            f"{confusion[index, other]} {CLASSES[other]}"
+            for other in range(len(CLASSES))
+            if other != index
+        )
+        sentence = f"Of {totals[index]} {name} images it recognised {hits[index]}"
+        if hits[index] < totals[index]:
+            sentence += f" and called {others}"
+        if called[index]:
+            sentence += f"; of {called[index]} that it called {name}, {hits[index]} were"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command as a shell takes it, a flag a line."""
+    lines: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument.startswith("--"):
+            lines.append([])
+        lines[-1].append(argument)
+    return " \\\n    ".join(shlex.join(line) for line in lines)
+
+
+def _picture(picture: Picture) -> dict[str, str]:
+    try:
+        data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
+    except OSError as error:
+        raise UserError(f"{picture.path}: cannot be read ({error.strerror})") from error
+    return {
+        "kind": picture.kind,
+        "title": picture.title,
+        "alt": picture.alt,
+        "uri": f"data:image/png;base64,{data}",
+    }
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as lines: ('data.copies', '5'), values written as in JSON."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            plain = isinstance(value, str) and value
+            yield prefix + key, value if plain else json.dumps(value, ensure_ascii=False)
