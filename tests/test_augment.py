@@ -244,6 +244,18 @@ def test_what_the_shift_brings_in_is_black_and_the_corners_are_recolored():
     assert abs(int(result[0, 22, 0]) - mean / 2) <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shift", [(0, 0), (22, -7), (-3, 9), (SIDE, 0), (0, -SIDE)])
+def test_a_shift_moves_whole_pixels(shift, channels):
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
+    pil = Image.fromarray(np.broadcast_to(image, (SIDE, SIDE, 3)).copy())
+    draw = dataclasses.replace(STILL, shift=shift)
+    out = np.full((2, SIDE, SIDE, 3), 99, np.uint8)
+    augment.apply(image, draw, SETTINGS, out[1])
+    np.testing.assert_array_equal(out[1], np.asarray(step_by_step(pil, draw, SIDE)))
+    assert (out[0] == 99).all()
+
+
 def test_a_strong_reduction_is_averaged_down():
     settings = AugmentSettings(resize=512, crop=64)
     y, x = np.mgrid[:512, :512]

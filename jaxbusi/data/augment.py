@@ -75,7 +75,9 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         def require(name: str, holds: bool, range_: str) -> None:
             if not holds:
-                raise UserError(f"config.data.augment.{name}={getattr(self, name)}: must be {range_}")
+                raise UserError(
+                    f"config.data.augment.{name}={getattr(self, name)}: must be {range_}"
+                )
 
         for name in ("resize", "crop"):
             require(name, getattr(self, name) > 0, "positive")
@@ -164,25 +166,36 @@ def _draw_crop(rng: np.random.Generator, s: AugmentSettings) -> tuple[int, int, 
     return (side - height) // 2, (side - width) // 2, height, width
 
 
-def augment(image: np.ndarray, rng: np.random.Generator, settings: AugmentSettings) -> np.ndarray:
+def augment(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    settings: AugmentSettings,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """`apply` with freshly drawn numbers."""
-    return apply(image, draw(rng, settings), settings)
+    return apply(image, draw(rng, settings), settings, out)
 
 
-def apply(image: np.ndarray, draw: Draw, settings: AugmentSettings) -> np.ndarray:
+def apply(
+    image: np.ndarray, draw: Draw, settings: AugmentSettings, out: np.ndarray | None = None
+) -> np.ndarray:
     """One augmented copy.
 
     Args:
       image: uint8[resize, resize, C], C = 1 (grayscale) or 3 (RGB).
       draw: the copy's random numbers.
       settings: those that `draw` was made with.
+      out: uint8[crop, crop, 3] to write to, such as a row of a batch; None makes a new array.
 
     Returns:
       uint8[crop, crop, 3]. Black where there is no image.
     """
+    if out is None:
+        out = np.empty((settings.crop, settings.crop, 3), np.uint8)
     warped = _warp(image, draw, settings.crop)
     colored = _jitter_gray(warped, draw) if warped.ndim == 2 else _jitter_color(warped, draw)
-    return _translate(colored, draw.shift)
+    _place(colored, draw.shift, out)
+    return out
 
 
 def _warp(image: np.ndarray, draw: Draw, side: int) -> np.ndarray:
@@ -243,7 +256,7 @@ def _rotated_square(angle: float, side: int) -> np.ndarray:
 
 
 def _jitter_gray(image: np.ndarray, draw: Draw) -> np.ndarray:
-    """ColorJitter of uint8[H, W], as one look-up table, to uint8[H, W, 3]."""
+    """ColorJitter of uint8[H, W], as one look-up table."""
     table = np.arange(256, dtype=np.uint8)
     for step in draw.order:
         if step == BRIGHTNESS:
@@ -252,7 +265,7 @@ def _jitter_gray(image: np.ndarray, draw: Draw) -> np.ndarray:
             # The mean of the image as it is by now, black corners included.
             mean = int(cv2.mean(cv2.LUT(image, table))[0] + 0.5)
             table = _blend(mean, table, draw.factors[CONTRAST])
-    return cv2.cvtColor(cv2.LUT(image, table), cv2.COLOR_GRAY2RGB)
+    return cv2.LUT(image, table)
 
 
 def _jitter_color(image: np.ndarray, draw: Draw) -> np.ndarray:
@@ -306,12 +319,14 @@ def _adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
-def _translate(image: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
-    """Moves uint8[H, W, 3] right and down by whole pixels; black comes in."""
+def _place(image: np.ndarray, shift: tuple[int, int], out: np.ndarray) -> None:
+    """Copies uint8[H, W] or [H, W, 3] to uint8[H, W, 3], right and down by whole pixels."""
     dx, dy = shift
-    height, width = image.shape[:2]
-    moved = np.zeros_like(image)
-    moved[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = image[
-        max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
-    ]
-    return moved
+    height, width = out.shape[:2]
+    target = out[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+    source = image[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+    out[:] = 0
+    if image.ndim == 3:
+        target[:] = source
+    elif target.size:  # nothing is left of a shift by the whole side
+        cv2.cvtColor(source, cv2.COLOR_GRAY2RGB, dst=target)

@@ -1,0 +1,277 @@
+"""Batches: which image comes when, augmented how, and onto the devices.
+
+Everything random is a function of names, never of position or history. The augmentation of a copy
+depends on (seed, image name, copy, epoch); the order of an epoch on (seed, epoch). A run therefore
+sees the same batches whatever its workers, threads and hosts, and goes on from a step by its number
+alone.
+"""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Generator, Iterator, Sequence
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxbusi.data.augment import AugmentSettings, augment
+from jaxbusi.data.store import ImageStore, usable_cores
+from jaxbusi.errors import UserError
+
+Batch = dict[str, np.ndarray]
+"""On the host: image uint8[B, crop, crop, 3], label int32[B], index int32[B]; evaluation adds mask
+bool[B]. `index` is the row of the samples."""
+
+# More threads than this find Python's lock taken.
+_MOST_THREADS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What a part of the data consists of: copies of images.
+
+    Attributes:
+      image: int32[N], row of the store.
+      copy: int32[N], number of the copy, from 0.
+      label: int32[N], index into `CLASSES`.
+    """
+
+    image: np.ndarray
+    copy: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+def expand(rows: Sequence[int], labels: Sequence[int], copies: int) -> Samples:
+    """Expands images into copies (section 2.2: five-fold), the copies of an image in sequence.
+
+    Args:
+      rows: rows of the store.
+      labels: the label of each row.
+      copies: of each image.
+    """
+    return Samples(
+        image=np.repeat(np.asarray(rows, np.int32), copies),
+        copy=np.tile(np.arange(copies, dtype=np.int32), len(rows)),
+        label=np.repeat(np.asarray(labels, np.int32), copies),
+    )
+
+
+def train_batches(
+    store: ImageStore,
+    samples: Samples,
+    settings: AugmentSettings,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    workers: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Endless augmented batches; every sample once an epoch, in a new order each epoch.
+
+    Batches cross the border between epochs, so that none is cut short: the paper's 3120 copies are
+    48.75 batches of 64. Batches are made ahead by threads, or by processes of their own, which pay
+    from about eight cores on, and of which each holds a copy of what the store keeps. A program
+    that asks for processes must guard its entry with `if __name__ == '__main__'`.
+
+    Args:
+      store: the images; made with the sizes of `settings`.
+      samples: what an epoch consists of; all copies are augmented, copy 0 too.
+      settings: the augmentation.
+      seed: decides order and augmentation.
+      batch_size: samples a step, over all shards.
+      start_step: the number of steps already taken; the batches are those that follow.
+      workers: processes; 0 uses threads of this one.
+      shard: (index, count); of each batch, this is the index-th of count equal parts in sequence.
+
+    Returns:
+      An iterator over batches of batch_size / count samples. Closing it ends threads and processes.
+
+    Raises:
+      UserError: batch_size is not divisible by the number of shards. While iterating: a file
+        changed or went away.
+      ValueError: there are no samples, or the store was made with other sizes.
+    """
+    local, count = _share(batch_size, shard), len(samples)
+    if count == 0:
+        raise ValueError("there are no samples to train on")
+    loader = _Loader(store, samples, settings, seed)
+    # Grain gives epoch e the order of seed + e; scrambled, so that seeds 0 and 1 have no order in
+    # common.
+    order = int(np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1)[0])
+    plan = grain.MapDataset.range(count).shuffle(seed=order).repeat(None)
+    # With the position comes the epoch; shards are taken after that.
+    plan = plan.map_with_index(lambda position, row: np.array([position // count, row]))
+    plan = plan.batch(local, drop_remainder=True)[shard[0] :: shard[1]][start_step:]
+    return _iterate(plan.map(loader.train), workers)
+
+
+def eval_batches(
+    store: ImageStore,
+    samples: Samples,
+    settings: AugmentSettings,
+    *,
+    seed: int,
+    batch_size: int,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """All samples once, in order; copy 0 is the image itself, the others are augmented.
+
+    The augmentation is that of epoch 0, and so the same at every evaluation. The last batch is
+    filled up to the full size with black images of label 0 and index -1, where `mask` is False, so
+    that one compiled shape serves all; every shard gets the same number of batches.
+
+    Args:
+      store: the images; made with the sizes of `settings`.
+      samples: what to evaluate; none gives no batches.
+      settings: the augmentation of copies.
+      seed: decides the augmentation of copies.
+      batch_size: samples a step, over all shards.
+      shard: (index, count); of each batch, this is the index-th of count equal parts in sequence.
+
+    Returns:
+      An iterator over batches of batch_size / count samples with `mask`. Closing it ends threads.
+
+    Raises:
+      UserError: batch_size is not divisible by the number of shards. While iterating: a file
+        changed or went away.
+      ValueError: the store was made with other sizes.
+    """
+    local = _share(batch_size, shard)
+    loader = _Loader(store, samples, settings, seed)
+    if len(samples) == 0:
+        return iter(())
+    padded = -(-len(samples) // batch_size) * batch_size
+    plan = grain.MapDataset.range(padded).batch(local)[shard[0] :: shard[1]]
+    return _iterate(plan.map(loader.evaluate), workers=0)
+
+
+def to_device(
+    batches: Iterator[Batch], mesh: Mesh, depth: int = 2
+) -> Iterator[tuple[Batch, dict[str, jax.Array]]]:
+    """Puts batches on the devices ahead of their use.
+
+    Args:
+      batches: of this process; together the processes' batches are the global ones.
+      mesh: its axis `data` divides the samples over the devices.
+      depth: how many batches are on the devices at a time, the one in use included.
+
+    Yields:
+      The batch on the host and the global batch on the devices, with the same keys. Images stay
+      uint8, a quarter of the bytes: the model turns them into floats.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def put(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, array)
+
+    ahead: collections.deque[tuple[Batch, dict[str, jax.Array]]] = collections.deque()
+    try:
+        for batch in batches:
+            ahead.append((batch, {key: put(array) for key, array in batch.items()}))
+            if len(ahead) >= depth:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+
+
+def _share(batch_size: int, shard: tuple[int, int]) -> int:
+    """One shard's part of a batch."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"shard {index} of {count} does not exist")
+    if batch_size % count:
+        raise UserError(
+            f"config.batch_size={batch_size} is not divisible by the number of processes; choose "
+            f"a multiple of {count}"
+        )
+    return batch_size // count
+
+
+def _iterate(plan: grain.MapDataset[Batch], workers: int) -> Iterator[Batch]:
+    """Makes the batches of `plan` ahead, and lets go of threads and processes at the end."""
+    if workers:
+        # Grain's worker processes ask for its command line flags, which a notebook never parses.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = plan.to_iter_dataset(read).mp_prefetch(processes)
+    else:
+        threads = min(usable_cores(), _MOST_THREADS)
+        # Grain's default would keep 500 batches.
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        dataset = plan.to_iter_dataset(read)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+class _Loader:
+    """Turns rows of the samples into batches. Travels to worker processes."""
+
+    def __init__(self, store: ImageStore, samples: Samples, settings: AugmentSettings, seed: int):
+        if (store.resize, store.crop) != (settings.resize, settings.crop):
+            raise ValueError(
+                f"the store holds images of {store.resize} and {store.crop} pixels, the "
+                f"augmentation wants {settings.resize} and {settings.crop}"
+            )
+        self._store = store
+        self._samples = samples
+        self._settings = settings
+        self._seed = seed
+        self._names = [_words(record.name) for record in store.records]
+
+    def train(self, plan: np.ndarray) -> Batch:
+        """The batch of int[B, 2] epochs and rows."""
+        batch = self._empty(plan[:, 1])
+        for image, (epoch, row) in zip(batch["image"], plan.tolist(), strict=True):
+            self._augment(row, epoch, image)
+        return batch
+
+    def evaluate(self, rows: np.ndarray) -> Batch:
+        """The batch of int[B] rows, of which those beyond the last are padding."""
+        mask = rows < len(self._samples)
+        batch = self._empty(np.where(mask, rows, -1))
+        batch["label"][~mask] = 0
+        batch["mask"] = mask
+        for image, row in zip(batch["image"], batch["index"].tolist(), strict=True):
+            if row < 0:
+                image[:] = 0
+            elif self._samples.copy[row] == 0:
+                image[:] = self._store.view(self._samples.image[row])
+            else:
+                self._augment(row, 0, image)
+        return batch
+
+    def _empty(self, rows: np.ndarray) -> Batch:
+        side = self._settings.crop
+        return {
+            "image": np.empty((len(rows), side, side, 3), np.uint8),
+            "label": self._samples.label[rows].astype(np.int32),
+            "index": rows.astype(np.int32),
+        }
+
+    def _augment(self, row: int, epoch: int, out: np.ndarray) -> None:
+        image, copy = int(self._samples.image[row]), int(self._samples.copy[row])
+        key = (*self._names[image], copy, epoch)
+        sequence = np.random.SeedSequence(self._seed, spawn_key=key)
+        rng = np.random.Generator(np.random.PCG64(sequence))
+        augment(self._store.base(image), rng, self._settings, out)
+
+
+def _words(name: str) -> tuple[int, int]:
+    """64 bits that stand for a name, as two words of 32."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
