@@ -148,7 +148,7 @@ def test_classes_differ_as_in_the_lexicon(drawn: list[tuple[int, np.ndarray, np.
     assert np.median(benign["below"]) > 8  # Enhancement, shadow.
     assert np.median(malignant["below"]) < -15
     assert np.quantile(benign["roundness"], 0.1) > np.quantile(malignant["roundness"], 0.9)
-    for label, image, mask in drawn:
+    for label, _, mask in drawn:
         assert mask.any() == (label < 2)
         if label < 2:
             assert not mask[-1].any()  # There is room for what lies below.

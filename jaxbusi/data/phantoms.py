@@ -2,8 +2,8 @@
 
 import json
 import logging
-import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def write_phantoms(directory: str | Path, *, count: int, seed: int, size: int = 
     manifest = {"version": _VERSION, "count": count, "seed": seed, "size": size}
     if _is_whole(directory, manifest):
         return
-    unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
+    unfinished = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
     try:
         for label, number_of in enumerate(class_counts(count)):
             _write_class(unfinished / CLASSES[label], label, number_of, seed, size)
