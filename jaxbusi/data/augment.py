@@ -205,9 +205,11 @@ def _warp(image: np.ndarray, draw: Draw, side: int) -> np.ndarray:
     if max(draw.height, draw.width) > _LARGEST_SHRINK * side:
         size = (min(draw.width, side), min(draw.height, side))
         view = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
+    color = image.shape[2:] == (3,)
     height, width = view.shape[:2]
     warped = cv2.warpAffine(
-        view,
+        # OpenCV takes half the time for four channels that it takes for three.
+        cv2.cvtColor(view, cv2.COLOR_RGB2RGBA) if color else view,
         _inverse_map(draw, height, width, side),
         (side, side),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -215,6 +217,8 @@ def _warp(image: np.ndarray, draw: Draw, side: int) -> np.ndarray:
         # as in torchvision, not blended with black. What lies further outside is blackened below.
         borderMode=cv2.BORDER_REPLICATE,
     )
+    if color:
+        warped = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
     if draw.angle == 0:
         return warped
     return cv2.bitwise_and(warped, warped, mask=_rotated_square(draw.angle, side))
@@ -243,15 +247,15 @@ def _inverse_map(draw: Draw, height: int, width: int, side: int) -> np.ndarray:
 
 def _rotated_square(angle: float, side: int) -> np.ndarray:
     """Which pixels of a rotated square image show the image: uint8[side, side], 255 or 0."""
+    bits = 8  # fractional bits of the fixed-point coordinates that OpenCV takes
+    # It also paints the pixels that the outline passes through: half a pixel less on each side
+    # leaves those whose centre is inside.
+    half = (side / 2 - 0.5) * 2**bits
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    # fillConvexPoly also paints the pixels that the outline passes through; half a pixel less on
-    # each side leaves those whose centre is inside.
-    half = side / 2 - 0.5
-    corners = np.array([(-half, -half), (half, -half), (half, half), (-half, half)])
-    turned = corners @ np.array([(cos, -sin), (sin, cos)]) + (side / 2 - 0.5)
-    bits = 8  # fractional bits of the fixed-point coordinates
+    a, b = half * (cos + sin), half * (cos - sin)
+    corners = [(-a, -b), (b, -a), (a, b), (-b, a)]
     mask = np.zeros((side, side), np.uint8)
-    cv2.fillConvexPoly(mask, np.round(turned * 2**bits).astype(np.int32), 255, shift=bits)
+    cv2.fillConvexPoly(mask, np.rint(np.add(corners, half)).astype(np.int32), 255, shift=bits)
     return mask
 
 
@@ -313,10 +317,10 @@ def _adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     In float32, as torchvision does for tensors. Its PIL variant keeps hue and saturation in 8 bits,
     and so moves vivid colours by up to 15 levels more or less than asked.
     """
-    hsv: np.ndarray = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
     # OpenCV takes degrees above 360 for what they are, but not negative ones.
-    hsv[..., 0] += 360 * (shift % 1)
-    return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+    turned = cv2.add(hsv, np.array([360 * (shift % 1), 0, 0, 0]))
+    return cv2.convertScaleAbs(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB))
 
 
 def _place(image: np.ndarray, shift: tuple[int, int], out: np.ndarray) -> None:

@@ -9,13 +9,14 @@ alone.
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 
 import grain
 import jax
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import ArrayLike
 
 from jaxbusi.data.augment import AugmentSettings, augment
 from jaxbusi.data.store import ImageStore, usable_cores
@@ -47,18 +48,21 @@ class Samples:
         return len(self.image)
 
 
-def expand(rows: Sequence[int], labels: Sequence[int], copies: int) -> Samples:
+def expand(rows: ArrayLike, labels: ArrayLike, copies: ArrayLike) -> Samples:
     """Expands images into copies (section 2.2: five-fold), the copies of an image in sequence.
 
     Args:
-      rows: rows of the store.
-      labels: the label of each row.
-      copies: of each image.
+      rows: int[M], rows of the store.
+      labels: int[M], the label of each row.
+      copies: int[M] or one int, of each image.
     """
+    rows = np.asarray(rows, np.int32)
+    counts = np.broadcast_to(np.asarray(copies, np.int32), rows.shape)
+    first = np.cumsum(counts) - counts
     return Samples(
-        image=np.repeat(np.asarray(rows, np.int32), copies),
-        copy=np.tile(np.arange(copies, dtype=np.int32), len(rows)),
-        label=np.repeat(np.asarray(labels, np.int32), copies),
+        image=np.repeat(rows, counts),
+        copy=np.arange(counts.sum(), dtype=np.int32) - np.repeat(first, counts).astype(np.int32),
+        label=np.repeat(np.asarray(labels, np.int32), counts),
     )
 
 
@@ -72,7 +76,7 @@ def train_batches(
     start_step: int = 0,
     workers: int = 0,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Endless augmented batches; every sample once an epoch, in a new order each epoch.
 
     Batches cross the border between epochs, so that none is cut short: the paper's 3120 copies are
@@ -120,7 +124,7 @@ def eval_batches(
     seed: int,
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """All samples once, in order; copy 0 is the image itself, the others are augmented.
 
     The augmentation is that of epoch 0, and so the same at every evaluation. The last batch is
@@ -145,8 +149,6 @@ def eval_batches(
     """
     local = _share(batch_size, shard)
     loader = _Loader(store, samples, settings, seed)
-    if len(samples) == 0:
-        return iter(())
     padded = -(-len(samples) // batch_size) * batch_size
     plan = grain.MapDataset.range(padded).batch(local)[shard[0] :: shard[1]]
     return _iterate(plan.map(loader.evaluate), workers=0)
@@ -154,7 +156,7 @@ def eval_batches(
 
 def to_device(
     batches: Iterator[Batch], mesh: Mesh, depth: int = 2
-) -> Iterator[tuple[Batch, dict[str, jax.Array]]]:
+) -> Generator[tuple[Batch, dict[str, jax.Array]]]:
     """Puts batches on the devices ahead of their use.
 
     Args:
@@ -197,7 +199,7 @@ def _share(batch_size: int, shard: tuple[int, int]) -> int:
     return batch_size // count
 
 
-def _iterate(plan: grain.MapDataset[Batch], workers: int) -> Iterator[Batch]:
+def _iterate(plan: grain.MapDataset[Batch], workers: int) -> Generator[Batch]:
     """Makes the batches of `plan` ahead, and lets go of threads and processes at the end."""
     if workers:
         # Grain's worker processes ask for its command line flags, which a notebook never parses.
