@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
 
     config.seed = 0  # decides split, augmentation, order, initial weights and dropout
-    config.num_epochs = 30  # one epoch is every copy of every training image once
+    config.num_epochs = 30.0  # one epoch is every copy of every training image once
     config.batch_size = 64  # images an optimizer step, over all devices
     config.accumulate = 1  # micro-batches an optimizer step, to fit less memory
     config.ema_decay = 0.0  # of an average of the weights used in evaluation; 0 is none
@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-3
     config.optim.l2 = 1e-5  # times the weights, added to the gradient before Adam
-    config.optim.decay_every = 10  # epochs between the steps of the staircase
+    config.optim.decay_every = 10.0  # epochs between the steps of the staircase
     config.optim.decay_factor = 0.1
 
     config.checkpoint = ConfigDict()

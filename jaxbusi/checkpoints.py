@@ -1,6 +1,9 @@
 """Saving a run and finding it again, through orbax."""
 
+import errno
 import logging
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,22 @@ class Checkpoints:
     `training` (step, optimizer state, sums of the training log).
     """
 
-    def __init__(self, directory: Path, *, keep: int = 1, read_only: bool = False):
+    def __init__(
+        self, directory: Path, *, keep: int = 1, best: bool = False, read_only: bool = False
+    ):
         """Opens or creates a folder of checkpoints.
 
         Args:
           directory: the folder.
-          keep: how many of the latest to keep besides the best one.
+          keep: how many of the latest to keep.
+          best: whether to keep the one with the least validation loss besides.
           read_only: neither creates the folder nor cleans up what a dead run left in it.
         """
         self._directory = directory.absolute()  # orbax refuses relative paths only when it saves
         policies = [
             checkpoint_managers.LatestN(n=keep),
             checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: -metrics["loss"],
+                get_metric_fn=_goodness,
                 n=1,
                 keep_checkpoints_without_metrics=False,
             ),
@@ -40,6 +46,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
+                best_fn=_goodness if best else None,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 create=not read_only,
                 read_only=read_only,
@@ -74,6 +81,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if step in self._manager.all_steps():
                 return
+            _check_space(self._directory, items)
             self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics)
         except Exception as error:
             raise self._failed(error) from error
@@ -90,21 +98,25 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Ends the background threads; a save under way is finished first."""
-        self._manager.close()
+        """Ends the background threads; a save under way is finished first.
+
+        An error of that save has come out of `save` or `wait`, or follows one that has.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            logging.error("closing %s: %s", self._directory, _one_line(error))
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest whole checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step with the least validation loss, or None where none was saved with one."""
-        losses = {
-            step: metrics["loss"]
-            for step in self._manager.all_steps()
-            if (metrics := self._manager.metrics(step))
-        }
-        return min(losses, key=lambda step: losses[step]) if losses else None
+        """Returns the step with the least validation loss, None where none was saved with one.
+
+        Only a folder opened with `best` knows it.
+        """
+        return self._manager.best_step()
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """Returns the state saved at a step, with the shardings of `like`.
@@ -163,6 +175,33 @@ class Checkpoints:
             f"a checkpoint could not be saved in {self._directory} ({_one_line(error)}); {good}; "
             "free space or mend the folder and run the same command again"
         )
+
+
+def _check_space(directory: Path, items: dict[str, Any]) -> None:
+    """Refuses a save that the disk has no room for, before anything is written."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:  # not a local folder
+        return
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"{needed / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free"
+        )
+
+
+class _Quiet(logging.Filter):
+    """Drops what orbax says of its inner life, and the tracebacks of errors `wait` raises again."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname or record.levelno == logging.WARNING
+
+
+logging.getLogger("absl").addFilter(_Quiet())
+
+
+def _goodness(metrics: Mapping[str, float]) -> float:
+    return -metrics["loss"]
 
 
 def _one_line(error: Exception) -> str:

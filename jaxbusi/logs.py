@@ -48,10 +48,10 @@ class RunLog:
             self._writer.add_scalar(f"{part}/{name}", value, step)
         self._writer.flush()
 
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds a picture, uint8[H, W, 3], to TensorBoard."""
+    def images(self, name: str, images: np.ndarray, step: int) -> None:
+        """Adds uint8[N, H, W, 3] to TensorBoard as one picture, side by side."""
         if self._writer is not None:
-            self._writer.add_image(name, image, step, dataformats="HWC")
+            self._writer.add_images(name, images, step, dataformats="NHWC")
 
     def close(self) -> None:
         """Flushes and closes the event file."""

@@ -10,10 +10,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,8 +24,6 @@ from jaxbusi.data import pipeline
 from jaxbusi.data.parts import Part
 from jaxbusi.errors import UserError
 from jaxbusi.evaluate import Evaluator
-from jaxbusi.evaluation import figures
-from jaxbusi.evaluation.metrics import metric_values
 from jaxbusi.logs import Progress, RunLog
 from jaxbusi.settings import Settings
 from jaxbusi.state import Metrics, TrainState, batch_sharding, replicated
@@ -178,7 +175,7 @@ class Loop:
             for step, (host, device) in enumerate(batches, start + 1):
                 state, report = compiled(state, device)
                 if step == 1:
-                    self._show_batch(log, host)
+                    log.images("augmented_batch", host["image"][:16], step)
                 pending.append((step, host["index"], report))
                 stop = signals.received
                 measure, save = step in self.durations.evaluate, step in self.durations.save
@@ -187,7 +184,7 @@ class Loop:
                 validation_loss = None
                 if measure:
                     validation_loss = self._measure(log, state, step, since)
-                    state = state.replace(metrics=self._empty_metrics())
+                    state = dataclasses.replace(state, metrics=self._empty_metrics())
                     since = (time.monotonic(), step)
                 if save or stop:
                     self.checkpoints.save(state, validation_loss=validation_loss)
@@ -211,7 +208,9 @@ class Loop:
     def _empty_metrics(self) -> Callable[[], Metrics]:
         return jax.jit(Metrics.empty, out_shardings=replicated(self.mesh))
 
-    def _batches(self, part: Part, start: int) -> Iterator[tuple[dict[str, np.ndarray], Batch]]:
+    def _batches(
+        self, part: Part, start: int
+    ) -> Generator[tuple[dict[str, np.ndarray], Batch], None, None]:
         batches = pipeline.train_batches(
             part.store,
             part.samples,
@@ -253,24 +252,17 @@ class Loop:
         """Writes a point of the learning curves; returns the validation loss where there is one."""
         rate = (step - since[1]) * self.settings.batch_size / (time.monotonic() - since[0])
         epoch = step / self.durations.steps_per_epoch
-        values = metric_values(jax.device_get(state.metrics))
+        values = jax.device_get(state.metrics).summary()
         values |= {"learning_rate": float(self.schedule(step - 1)), "images_per_second": rate}
         log.write(step=step, epoch=epoch, part="train", values=values)
         validation_loss = None
         for part in self.evaluator.evaluated:
-            values = metric_values(self.evaluator.measure(state.inference_variables(), part))
+            values = self.evaluator.measure(state.inference_variables(), part).summary()
             log.write(step=step, epoch=epoch, part=part, values=values)
             logging.info("epoch %.2f, %s: %s", epoch, part, json.dumps(values))
             if part == "validation":
                 validation_loss = values["loss"]
         return validation_loss
-
-    def _show_batch(self, log: RunLog, host: dict[str, np.ndarray]) -> None:
-        """Draws the first batch as the model sees it, for the workdir and TensorBoard."""
-        if jax.process_index() == 0:
-            path = self.workdir / "figures" / "augmented_batch.png"
-            picture = figures.plot_batch(host["image"], host["label"], path)
-            log.image("augmented_batch", picture, 1)
 
 
 def _broken_images(part: Part, index: np.ndarray, report: StepReport) -> str:

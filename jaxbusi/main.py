@@ -56,11 +56,13 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.INFO)
     if flag:
         logging.info("added to XLA_FLAGS: %s (set it yourself to decide otherwise)", flag)
+    workdir = _WORKDIR.value
+    assert workdir is not None  # checked with the other flags
     try:
         if _MODE.value == "evaluate":
-            evaluate(_CONFIG.value, _WORKDIR.value)
+            evaluate(_CONFIG.value, workdir)
         else:
-            train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+            train_and_evaluate(_CONFIG.value, workdir)
     except UserError as error:
         fail(str(error))
     except Stopped as stopped:

@@ -16,8 +16,6 @@ from jaxbusi.errors import UserError
 
 T = TypeVar("T")
 
-DEMO = "python -m jaxbusi.main --config configs/demo.py --workdir runs/demo"
-
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -167,7 +165,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     accepted: type | types.UnionType = int | float if hint is float else hint
     if not isinstance(value, accepted) or isinstance(value, bool) is not (hint is bool):
         raise UserError(f"{path}={value!r} must be of type {hint.__name__}")
-    return float(value) if hint is float else value
+    return float(value) if hint is float else value  # type: ignore[arg-type]
 
 
 def _check_together(settings: Settings) -> None:

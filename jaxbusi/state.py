@@ -5,6 +5,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics as clu_metrics
 from flax import linen as nn
@@ -33,7 +34,7 @@ class Confusion(clu_metrics.Metric):
     def from_model_output(
         cls, *, logits: jax.Array, labels: jax.Array, mask: jax.Array, **_: Any
     ) -> "Confusion":
-        """Counts one batch: logits f[B, C], labels i32[B]; rows whose mask is False do not count."""
+        """Counts one batch, logits f[B, C], labels i32[B], without the rows whose mask is False."""
         classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
         truth = (labels[:, None] == classes[None, :]) & mask[:, None]
         predicted = jnp.argmax(logits, axis=-1)[:, None] == classes[None, :]
@@ -54,6 +55,23 @@ class Metrics(clu_metrics.Collection):
 
     loss: clu_metrics.Average.from_output("example_loss")  # type: ignore[valid-type]
     confusion: Confusion
+
+    def summary(self) -> dict[str, float]:
+        """Returns loss, accuracy, macro precision and macro recall; for metrics on the host.
+
+        The averages run over the classes that occur; a class that was never predicted has
+        precision 0.
+        """
+        values = self.compute()
+        counts = np.asarray(values["confusion"], np.float64)
+        hits, truth, called = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+        present = truth > 0
+        return {
+            "loss": float(values["loss"]),
+            "accuracy": float(hits.sum() / truth.sum()),
+            "precision": float(np.mean((hits / np.maximum(called, 1))[present])),
+            "recall": float(np.mean(hits[present] / truth[present])),
+        }
 
 
 @flax.struct.dataclass

@@ -150,7 +150,7 @@ def eval_step(variables: Tree, batch: Batch, *, model: nn.Module) -> tuple[Metri
     Returns:
       Metrics over the unmasked rows, and probabilities float32[B, 3] of all rows.
     """
-    output = model.apply(variables, batch["image"], train=False)
+    output: Any = model.apply(variables, batch["image"], train=False)
     loss = optax.softmax_cross_entropy_with_integer_labels(output.logits, batch["label"])
     metrics = Metrics.single_from_model_output(
         logits=output.logits, labels=batch["label"], example_loss=loss, mask=batch["mask"]

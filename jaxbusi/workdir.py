@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import platform
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,12 +68,12 @@ def describe(settings: Settings) -> dict[str, Any]:
     }
 
 
-def command_line() -> str:
-    """Returns the command that started this process, as a shell would take it again."""
+def command_line() -> list[str]:
+    """Returns the command that started this process, argument by argument."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module is None or not module.name.startswith("jaxbusi"):
-        return shlex.join([Path(sys.executable).name, *sys.argv])
-    return shlex.join(["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
+        return [Path(sys.executable).name, *sys.argv]
+    return ["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxbusi.data.folders import find_records, natural_key
+from jaxbusi.data.folders import HOW_TO_GET_BUSI, find_records, natural_key
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 
@@ -61,7 +61,10 @@ def read_folder(
       UserError: nothing usable there; says what was found and what to do.
     """
     if not str(root):
-        raise UserError(f"{key} is empty; give a folder with sub-folders {', '.join(CLASSES)}")
+        raise UserError(
+            f"{key} is empty; give a folder with sub-folders {', '.join(CLASSES)}. "
+            f"{HOW_TO_GET_BUSI}"
+        )
     records = find_records(Path(root), require_all=require_all, key=key)
     _log_counts(records, root)
     return records

@@ -10,7 +10,9 @@ CLASSES: tuple[str, ...] = ("benign", "malignant", "normal")
 class Blob(Protocol):
     """Stored bytes: a `pathlib.Path`, or a field of an array_record entry."""
 
-    def read_bytes(self) -> bytes: ...
+    def read_bytes(self) -> bytes:
+        """Returns the whole content."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,182 @@
+"""Weights and images → probabilities → the files that say how good they are."""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from jaxbusi import workdir as workdirs
+from jaxbusi.data import pipeline, splits
+from jaxbusi.data.images import decode_image
+from jaxbusi.data.parts import Part, PartSet
+from jaxbusi.data.store import ImageStore
+from jaxbusi.evaluation import figures, report, results
+from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.logs import read_history
+from jaxbusi.settings import Settings
+from jaxbusi.state import Metrics, Tree, batch_sharding, replicated
+from jaxbusi.steps import Batch, eval_step
+
+
+class Evaluator:
+    """Applies weights to the parts of a run that are not trained on, compiled once.
+
+    The last batch of a part is padded and masked, so that every image counts once.
+    """
+
+    def __init__(self, model: nn.Module, mesh: Mesh, settings: Settings, parts: PartSet):
+        """Takes the model, the devices, and the parts of `load_parts`."""
+        whole, sharded = replicated(mesh), batch_sharding(mesh)
+        self.evaluated = {name: part for name, part in parts.parts.items() if name != "train"}
+        self._mesh = mesh
+        self._settings = settings
+        # Replicated outputs reach every process of a cluster: each can write the same files.
+        self._step = jax.jit(
+            functools.partial(eval_step, model=model),
+            in_shardings=(whole, sharded),
+            out_shardings=(whole, whole),
+        )
+        self._merge = jax.jit(Metrics.merge, out_shardings=whole)
+
+    def measure(self, variables: Tree, name: str) -> Metrics:
+        """Returns the metrics of one part's images themselves: a point of the learning curves."""
+        part = self.evaluated[name]
+        total = None
+        for _, device in self._batches(part, part.originals()):
+            metrics, _ = self._step(variables, device)
+            total = metrics if total is None else self._merge(total, metrics)
+        return jax.device_get(total)
+
+    def predict(self, variables: Tree, name: str) -> Predictions:
+        """Returns the probabilities of all copies of one part, in the order of its samples."""
+        part = self.evaluated[name]
+        batches = self._batches(part, part.samples)
+        rows = np.concatenate(
+            [jax.device_get(self._step(variables, device)[1]) for _, device in batches]
+        )[: len(part.samples)]
+        rows = rows.astype(np.float64)
+        return Predictions(
+            image=[part.store.records[row].name for row in part.samples.image],
+            copy=part.samples.copy,
+            label=part.samples.label,
+            # Float32 rounding leaves sums of 1 ± 1e-7; in float64 they are made exact.
+            probabilities=rows / rows.sum(axis=1, keepdims=True),
+        )
+
+    def _batches(
+        self, part: Part, samples: pipeline.Samples
+    ) -> Iterator[tuple[dict[str, np.ndarray], Batch]]:
+        batches = pipeline.eval_batches(
+            part.store,
+            samples,
+            self._settings.data.augment,
+            seed=self._settings.seed,
+            batch_size=self._settings.batch_size,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        return pipeline.to_device(batches, self._mesh)
+
+
+def write_evidence(
+    workdir: Path,
+    settings: Settings,
+    predictions: Mapping[str, Predictions],
+    parts: PartSet,
+    checkpoint: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes predictions_<part>.csv, results.json, the figures and report.html.
+
+    Args:
+      workdir: of the run; its config.json and metrics.jsonl are quoted.
+      settings: of the run.
+      predictions: by part.
+      parts: the images, for the page of mistakes and the picture of a batch.
+      checkpoint: which weights these are: JSON values for results.json.
+
+    Returns:
+      The content of results.json.
+    """
+    # The page opens with the part that the run was split for.
+    order = [name for name in ("test", "external", "validation") if name in predictions]
+    predictions = {name: predictions[name] for name in order}
+    numbers = results.assemble(
+        predictions, protocol=settings.data.protocol, checkpoint=checkpoint, seed=settings.seed
+    )
+    if jax.process_index() > 0:
+        return numbers
+    for name, rows in predictions.items():
+        rows.write_csv(workdir / f"predictions_{name}.csv")
+    results.write_results(workdir / "results.json", numbers)
+    pictures = figures.write_all(
+        workdir / "figures",
+        predictions=predictions,
+        results=numbers,
+        history=read_history(workdir),
+        load_image={name: functools.partial(_load, parts[name].store) for name in predictions},
+        batch=_first_batch(settings, parts["train"]),
+    )
+    config = workdirs.read_config(workdir)
+    run = report.Run(
+        name=workdir.absolute().name,
+        model=_model_name(settings),
+        data=Path(settings.data.root).name or f"{settings.data.phantoms} synthetic images",
+        synthetic=not settings.data.root,
+        command=config["command"],
+        config=config["config"],
+        environment={key: config[key] for key in ("versions", "devices")},
+        split=splits.part_counts(parts.rows),
+        results=numbers,
+        predictions=predictions,
+        pictures=pictures,
+        skipped=parts.skipped,
+    )
+    report.write_report(workdir / "report.html", run)
+    for name in predictions:
+        scores = numbers["parts"][name]["images"]
+        logging.info(
+            "%s: accuracy %s, macro precision %s, macro recall %s (%d images; 95 %% intervals)",
+            name,
+            *(_percent(scores[key]) for key in ("accuracy", "precision", "recall")),
+            scores["count"],
+        )
+    logging.info("report: %s", workdir / "report.html")
+    return numbers
+
+
+def _load(store: ImageStore, name: str) -> np.ndarray:
+    record = next(record for record in store.records if record.name == name)
+    return decode_image(record.image.read_bytes(), name)
+
+
+def _first_batch(settings: Settings, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    batches = pipeline.train_batches(
+        part.store,
+        part.samples,
+        settings.data.augment,
+        seed=settings.seed,
+        batch_size=min(settings.batch_size, len(part.samples)),
+    )
+    batch = next(batches)
+    return batch["image"], batch["label"]
+
+
+def _model_name(settings: Settings) -> str:
+    size = settings.model.vit
+    names = {
+        "resnet18": "ResNet18",
+        "googlenet": "GoogLeNet",
+        "vit": f"ViT-{size.rstrip('0123456789')}/{size.lstrip('BSTi')}",
+    }
+    return " + ".join(names[branch] for branch in settings.model.branches)
+
+
+def _percent(interval: Mapping[str, float | None]) -> str:
+    ends = [interval[key] for key in ("value", "low", "high")]
+    value, low, high = ("?" if end is None else f"{100 * end:.1f}" for end in ends)
+    return f"{value} % ({low}–{high})"

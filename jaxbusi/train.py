@@ -1,0 +1,227 @@
+"""The experiment: images → model → steps → checkpoints → results, wired here and only here."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from jaxbusi import workdir as workdirs
+from jaxbusi.checkpoints import Checkpoints
+from jaxbusi.data.parts import PartSet, load_parts
+from jaxbusi.errors import UserError
+from jaxbusi.evaluate import Evaluator, write_evidence
+from jaxbusi.loop import Durations, Loop, Stopped
+from jaxbusi.models.fusion import Classifier
+from jaxbusi.optim import adam_l2, staircase
+from jaxbusi.settings import ModelSettings, Settings
+from jaxbusi.state import TrainState, create_state, make_mesh
+from jaxbusi.steps import train_step
+
+__all__ = ["Stopped", "build_model", "evaluate", "train_and_evaluate"]
+
+
+def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
+    """Trains, evaluates and reports; goes on where an earlier run in the workdir stopped.
+
+    Args:
+      config: as `configs/fusion.py` makes it.
+      workdir: folder for everything the run writes.
+
+    Returns:
+      The content of results.json.
+
+    Raises:
+      UserError: bad input or settings.
+      Stopped: SIGTERM or SIGINT arrived; the state is saved.
+    """
+    settings, workdir = Settings.from_config(config), Path(workdir)
+    mesh, model, parts = _prepare(settings, workdir)
+    durations = Durations.resolve(settings, len(parts["train"].samples))
+    schedule = staircase(
+        settings.optim.learning_rate,
+        decay_steps=durations.decay,
+        factor=settings.optim.decay_factor,
+    )
+    optimizer = adam_l2(schedule, l2=settings.optim.l2)
+    state = _random_state(model, optimizer, mesh, settings)
+    logging.info("parameters:\n%s", parameter_overview.get_parameter_overview(state.params))
+    step_fn = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        seed=settings.seed,
+        accumulate=settings.accumulate,
+        ema_decay=settings.ema_decay,
+    )
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        keep=settings.checkpoint.keep,
+        best=settings.data.validation_fraction > 0,
+    )
+    try:
+        state = _first_state(state, checkpoints, settings)
+        evaluator = Evaluator(model, mesh, settings, parts)
+        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator)
+        state = loop.train(state, step_fn, parts["train"])
+        checkpoints.wait()
+        return _evaluate(state, evaluator, checkpoints, settings, workdir, parts)
+    finally:
+        checkpoints.close()
+
+
+def evaluate(config: Mapping[str, Any] | None, workdir: str | Path) -> dict[str, Any]:
+    """Evaluates and reports from the checkpoints in a workdir.
+
+    Args:
+      config: the run's config, or None to take it from the workdir.
+      workdir: a folder that `train_and_evaluate` wrote.
+
+    Returns:
+      The content of results.json.
+
+    Raises:
+      UserError: the workdir holds no checkpoint, or a run with other settings.
+    """
+    workdir = Path(workdir)
+    stored = workdirs.read_settings(workdir)
+    settings = stored if config is None else Settings.from_config(config)
+    mesh, model, parts = _prepare(settings, workdir)
+    best = settings.data.validation_fraction > 0
+    checkpoints = Checkpoints(workdir / "checkpoints", best=best, read_only=True)
+    try:
+        state = _random_state(model, optax.identity(), mesh, settings)
+        evaluator = Evaluator(model, mesh, settings, parts)
+        return _evaluate(state, evaluator, checkpoints, settings, workdir, parts)
+    finally:
+        checkpoints.close()
+
+
+def build_model(settings: ModelSettings, compute_dtype: str) -> Classifier:
+    """Returns the classifier that `config.model` describes.
+
+    Raises:
+      UserError: it names a branch, size or pooling that there is not.
+    """
+    return Classifier(
+        branches=settings.branches,
+        vit=settings.vit,
+        pooling=settings.pooling,
+        # The paper pools the patches; a class token is there only where the pooling reads it or
+        # the size, being that of a public checkpoint, brings one.
+        class_token=True if settings.pooling != "mean" else None,
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+        dtype=jnp.dtype(compute_dtype),
+    )
+
+
+def _prepare(settings: Settings, workdir: Path) -> tuple[Mesh, Classifier, PartSet]:
+    """Checks the settings against the devices, claims the workdir and reads the images."""
+    mesh = make_mesh()
+    _check_batch_size(settings, mesh)
+    model = build_model(settings.model, settings.compute_dtype)
+    workdirs.prepare(workdir, settings)
+    device = jax.devices()[0]
+    logging.info(
+        "jax %s on %d × %s (%s), %d process(es)",
+        jax.__version__,
+        mesh.size,
+        device.device_kind,
+        device.platform,
+        jax.process_count(),
+    )
+    parts = load_parts(settings.data, seed=settings.seed, workdir=workdir)
+    return mesh, model, parts
+
+
+def _random_state(
+    model: Classifier, optimizer: optax.GradientTransformation, mesh: Mesh, settings: Settings
+) -> TrainState:
+    return create_state(
+        model,
+        optimizer,
+        mesh,
+        seed=settings.seed,
+        image_size=settings.data.augment.crop,
+        average=settings.ema_decay > 0,
+    )
+
+
+def _first_state(state: TrainState, checkpoints: Checkpoints, settings: Settings) -> TrainState:
+    """Finds where the weights come from; the first that applies decides.
+
+    1. A checkpoint of this workdir: the run goes on.
+    2. `config.init_from`: weights and batch statistics of another run, a fresh optimizer.
+    3. Scratch, with a warning.
+    """
+    step = checkpoints.latest_step()
+    if step is not None:
+        logging.info("going on from step %d of this workdir", step)
+        return checkpoints.restore(state, step)
+    if settings.init_from:
+        return _weights_of_another_run(state, Path(settings.init_from))
+    logging.warning(
+        "the weights start at random; 780 images cannot train a transformer from there to what "
+        "the paper reports (config.init_from starts from another run)"
+    )
+    return state
+
+
+def _weights_of_another_run(state: TrainState, folder: Path) -> TrainState:
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"config.init_from={folder} is no workdir: it has no checkpoints folder")
+    other = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        step = other.latest_step()
+        if step is None:
+            raise UserError(f"config.init_from={folder} holds no finished checkpoint")
+        variables = other.restore_variables(state.variables(), step)
+    finally:
+        other.close()
+    logging.info("weights from step %d of %s", step, folder)
+    # The average gets buffers of its own: a donated state may hold no buffer twice.
+    average = None if state.average is None else jax.tree.map(jnp.copy, variables)
+    return dataclasses.replace(state, **variables, average=average)
+
+
+def _check_batch_size(settings: Settings, mesh: Mesh) -> None:
+    unit = mesh.size * settings.accumulate
+    if settings.batch_size % unit:
+        near = max(unit, round(settings.batch_size / unit) * unit)
+        micro = f" times config.accumulate={settings.accumulate}" if settings.accumulate > 1 else ""
+        raise UserError(
+            f"config.batch_size={settings.batch_size} is not divisible by the {mesh.size} "
+            f"devices{micro}; {near} is"
+        )
+
+
+def _evaluate(
+    state: TrainState,
+    evaluator: Evaluator,
+    checkpoints: Checkpoints,
+    settings: Settings,
+    workdir: Path,
+    parts: PartSet,
+) -> dict[str, Any]:
+    """Restores the weights that `config.checkpoint.evaluate` names and writes the evidence.
+
+    They are read back even after training, so that what is reported is what is on disk.
+    """
+    best = settings.checkpoint.evaluate == "best"
+    step = checkpoints.best_step() if best else checkpoints.latest_step()
+    if step is None:
+        raise UserError(
+            f"{workdir}/checkpoints holds no {settings.checkpoint.evaluate} checkpoint; train first"
+        )
+    variables = checkpoints.restore_variables(state.variables(), step)
+    predictions = {name: evaluator.predict(variables, name) for name in evaluator.evaluated}
+    checkpoint = {"step": step, "chosen": settings.checkpoint.evaluate}
+    return write_evidence(workdir, settings, predictions, parts, checkpoint)
