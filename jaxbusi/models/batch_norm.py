@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxbusi.errors import UserError
+from jaxbusi.models.precision import full
 
 
 class BatchNorm(nn.Module):
@@ -17,7 +18,7 @@ class BatchNorm(nn.Module):
     normalises with the biased one but keeps the unbiased one, n / (n - 1) times larger.
 
     Under `jax.jit` with a batch that is sharded over devices, the statistics are those of the
-    global batch. They are computed in float32 whatever the compute type.
+    global batch. They are computed in float32 also where the compute type is narrower.
 
     Attributes:
       epsilon: added to the variance; torch's default 1e-5.
@@ -50,7 +51,8 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        x = x.astype(jnp.float32)
+        wide = full(self.dtype)
+        x = x.astype(wide)
         if train:
             count = math.prod(x.shape[:-1])
             if count < 2:
@@ -67,13 +69,13 @@ class BatchNorm(nn.Module):
                 running_mean.value = self._move(running_mean.value, mean)
                 running_var.value = self._move(running_var.value, unbiased)
         else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = (x - _over_channels(mean, x)) * _over_channels(factor, x) + _over_channels(bias, x)
-        return y.astype(self.dtype)
+            mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
+        factor = scale.astype(wide) * jax.lax.rsqrt(var + self.epsilon)
+        y = (x - _over_channels(mean, x)) * _over_channels(factor, x)
+        return (y + _over_channels(bias.astype(wide), x)).astype(self.dtype)
 
     def _move(self, running: jax.Array, batch: jax.Array) -> jax.Array:
-        return self.momentum * running + (1.0 - self.momentum) * batch
+        return self.momentum * running + (1.0 - self.momentum) * batch.astype(running.dtype)
 
 
 def _over_channels(vector: jax.Array, x: jax.Array) -> jax.Array:

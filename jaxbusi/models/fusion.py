@@ -14,6 +14,7 @@ from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 from jaxbusi.models.googlenet import AUXILIARY_DROPOUT, GoogLeNet
 from jaxbusi.models.initializers import torch_bias, torch_kernel
+from jaxbusi.models.precision import full
 from jaxbusi.models.resnet import ResNet18
 from jaxbusi.models.vit import SIZES, Pooling, ViT, ViTSize, check_pooling
 
@@ -34,7 +35,8 @@ class Output:
     Attributes:
       logits: f32[B, classes].
       auxiliary: f32[B, classes] of each of GoogLeNet's auxiliary heads, in training; else empty.
-      features: f32[B, d] of each branch, as they enter the head.
+      features: f32[B, d] of each branch, as they enter the head; look them up by name, since JAX
+        sorts the keys.
     """
 
     logits: jax.Array
@@ -64,7 +66,7 @@ class Head(nn.Module):
             x = self._drop(x, train)
             x = nn.relu(self._linear(features, x.shape[-1], self.dtype, f"hidden_{layer}")(x))
         x = self._drop(x, train)
-        return self._linear(self.num_classes, x.shape[-1], jnp.float32, "logits")(x)
+        return self._linear(self.num_classes, x.shape[-1], full(self.dtype), "logits")(x)
 
     def _drop(self, x: jax.Array, train: bool) -> jax.Array:
         return nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -134,7 +136,7 @@ class Classifier(nn.Module):
         Returns:
           logits over `jaxbusi.data.records.CLASSES`, auxiliary logits and the branches' features.
         """
-        scaled = images.astype(jnp.float32) / 255.0
+        scaled = images.astype(full(self.dtype)) / 255.0
         auxiliary: tuple[jax.Array, ...] = ()
         features: dict[str, jax.Array] = {}
         for name in self.branches:
@@ -147,7 +149,7 @@ class Classifier(nn.Module):
                 feature, auxiliary = GoogLeNet(
                     self.num_classes, self.auxiliary_dropout, self.dtype, name=name
                 )(inputs, train=train)
-            features[name] = feature.astype(jnp.float32)
+            features[name] = feature.astype(full(self.dtype))
         head = Head(self.hidden, self.num_classes, self.dropout, self.dtype, name="head")
         joined = jnp.concatenate(list(features.values()), axis=-1)
         return Output(head(joined, train=train), auxiliary, features)
@@ -157,7 +159,7 @@ class Classifier(nn.Module):
         own = {name: (mean, std) for name, mean, std in self.normalization}
         mean, std = own.get(branch, (IMAGENET_MEAN, IMAGENET_STD))
         shape = (1, 1, 1, 3)
-        mean_, std_ = (jnp.asarray(x, jnp.float32).reshape(shape) for x in (mean, std))
+        mean_, std_ = (jnp.asarray(x, scaled.dtype).reshape(shape) for x in (mean, std))
         return (scaled - mean_) / std_
 
     def _vit_size(self) -> ViTSize:

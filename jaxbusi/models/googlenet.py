@@ -13,6 +13,7 @@ from flax.typing import Dtype
 from jaxbusi.models.batch_norm import BatchNorm
 from jaxbusi.models.initializers import googlenet_kernel, torch_bias
 from jaxbusi.models.pooling import adaptive_average_pool, max_pool
+from jaxbusi.models.precision import full
 
 Widths = tuple[int, int, int, int, int, int]
 """1x1; 3x3 reduction, 3x3; '5x5' reduction, '5x5'; pool projection."""
@@ -120,7 +121,7 @@ class AuxiliaryHead(nn.Module):
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         x = nn.relu(self._linear(1024, x.shape[-1], self.dtype, "fc1")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return self._linear(self.num_classes, 1024, jnp.float32, "fc2")(x)
+        return self._linear(self.num_classes, 1024, full(self.dtype), "fc2")(x)
 
     def _linear(self, features: int, fan_in: int, dtype: Dtype, name: str) -> nn.Dense:
         return nn.Dense(

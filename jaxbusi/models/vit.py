@@ -10,6 +10,7 @@ from flax.typing import Dtype
 
 from jaxbusi.errors import UserError
 from jaxbusi.models.initializers import torch_bias, torch_kernel, transformer_kernel
+from jaxbusi.models.precision import full
 
 EPSILON: float = 1e-6
 """Of every layer normalisation; torch's own default would be 1e-5."""
@@ -62,9 +63,17 @@ def _dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
 
 
 def _layer_norm(x: jax.Array, dtype: Dtype, name: str) -> jax.Array:
-    # In float32, and in two passes: E[x²] - E[x]² loses digits, and torch does not take that way.
-    norm = nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32, use_fast_variance=False, name=name)
-    return norm(x.astype(jnp.float32)).astype(dtype)
+    norm = nn.LayerNorm(
+        epsilon=EPSILON,
+        dtype=full(dtype),
+        param_dtype=full(dtype),
+        # Two passes: E[x²] - E[x]² loses digits, and torch does not take that way.
+        use_fast_variance=False,
+        # The input has its full type already; Flax's own promotion is refused where it is strict.
+        force_float32_reductions=False,
+        name=name,
+    )
+    return norm(x.astype(full(dtype))).astype(dtype)
 
 
 class LayerScale(nn.Module):
@@ -97,7 +106,7 @@ class Attention(nn.Module):
         projected = projected.reshape(batch, tokens, 3, self.heads, size)
         query, key, value = (projected[:, :, i] for i in range(3))
         scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", query * size**-0.5, key, preferred_element_type=jnp.float32
+            "bqhd,bkhd->bhqk", query * size**-0.5, key, preferred_element_type=full(self.dtype)
         )
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)

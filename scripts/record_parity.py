@@ -1,0 +1,31 @@
+"""Records what PyTorch gives for the cases of tests/test_parity.py and tests/test_optim_parity.py.
+
+    pip install -e '.[parity]'
+    python scripts/record_parity.py
+
+Needed only where a case changes or is added: the tests compare live with PyTorch where it is
+installed, and tell when a record is out of date.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from tests.reference import adam, pytorch
+from tests.reference.cases import CASES
+from tests.reference.results import RECORDED, write_summary
+
+
+def main() -> None:
+    """Writes tests/recorded/*.npz."""
+    RECORDED.mkdir(exist_ok=True)
+    for case in CASES:
+        write_summary(case, pytorch.run(case, double=True).summary())
+        print(case.name)
+    adam.write_recorded(adam.torch_adam_trajectory())
+    print("adam")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""PyTorch modules with the public models' names and geometry, and the cases compared with them."""
