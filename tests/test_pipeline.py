@@ -177,16 +177,19 @@ def test_streaming_gives_the_same_batches(records, store, samples):
     assert_same(join(evaluate(streamed, samples)), join(evaluate(store, samples)))
 
 
-def test_loading_ahead_is_bounded(store, samples, monkeypatch):
+@pytest.mark.parametrize(("cache_gib", "threads"), [(1.0, 1), (0.0, 2)])
+def test_loading_ahead_is_bounded(records, samples, monkeypatch, cache_gib, threads):
+    store = open_store(records, cache_gib)
     monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
     loaded = []
     base = store.base
     monkeypatch.setattr(store, "base", lambda row: loaded.append(row) or base(row))
     batches = pipeline.train_batches(store, samples, SETTINGS, seed=0, batch_size=4)
     next(batches)
-    ahead = 5 * 4  # the batch that was asked for, and four more
+    ahead = (1 + (threads + 1)) * 4  # the batch that was asked for, and those of the buffer
     assert wait_until(lambda: len(loaded) == ahead)
     assert not wait_until(lambda: len(loaded) > ahead, seconds=0.3)
+    assert len(loader_threads()) == threads
     batches.close()
 
 
@@ -216,7 +219,9 @@ def test_worker_processes_give_the_same_batches_and_errors(records, store, sampl
     batches = pipeline.train_batches(
         streamed, samples, SETTINGS, seed=7, batch_size=4, start_step=1, workers=2
     )
-    assert_same(join(itertools.islice(batches, 9)), train(store, samples, 9, start_step=1))
+    found = list(itertools.islice(batches, 9))
+    assert {type(value) for batch in found for value in batch.values()} == {np.ndarray}
+    assert_same(join(found), train(store, samples, 9, start_step=1))
     assert len(multiprocessing.active_children()) == 2
     records[3].image.unlink()
     with pytest.raises(UserError, match=r"^benign/3\.png: cannot be read"):
@@ -241,6 +246,9 @@ def test_copy_0_is_the_image_itself_and_the_others_stay_the_same(store, samples)
         itself = store.view(samples.image[row])
         assert np.array_equal(first["image"][row], itself) == (samples.copy[row] == 0)
         np.testing.assert_array_equal(again["image"][row], first["image"][row])
+    training = train(store, samples, 15, batch_size=1)
+    for row, image in zip(training["index"], training["image"], strict=True):
+        assert np.array_equal(first["image"][row], image) == (samples.copy[row] > 0)  # epoch 0
     other = join(evaluate(store, samples, seed=8))
     same = [np.array_equal(a, b) for a, b in zip(first["image"], other["image"], strict=True)]
     assert same[:COUNT] == [copy == 0 for copy in samples.copy]

@@ -26,8 +26,7 @@ Batch = dict[str, np.ndarray]
 """On the host: image uint8[B, crop, crop, 3], label int32[B], index int32[B]; evaluation adds mask
 bool[B]. `index` is the row of the samples."""
 
-# More threads than this find Python's lock taken.
-_MOST_THREADS = 8
+_MOST_THREADS = 16  # each holds a batch of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +79,10 @@ def train_batches(
     """Endless augmented batches; every sample once an epoch, in a new order each epoch.
 
     Batches cross the border between epochs, so that none is cut short: the paper's 3120 copies are
-    48.75 batches of 64. Batches are made ahead by threads, or by processes of their own, which pay
-    from about eight cores on, and of which each holds a copy of what the store keeps. A program
-    that asks for processes must guard its entry with `if __name__ == '__main__'`.
+    48.75 batches of 64. Batches are made ahead by threads or, for a device that takes more than one
+    core can make, by processes. Each process holds a copy of what the store keeps, takes seconds to
+    start, and hands over its batches at the cost of another third of the work; a program that asks
+    for them must guard its entry with `if __name__ == '__main__'`.
 
     Args:
       store: the images; made with the sizes of `settings`.
@@ -113,7 +113,7 @@ def train_batches(
     # With the position comes the epoch; shards are taken after that.
     plan = plan.map_with_index(lambda position, row: np.array([position // count, row]))
     plan = plan.batch(local, drop_remainder=True)[shard[0] :: shard[1]][start_step:]
-    return _iterate(plan.map(loader.train), workers)
+    return _iterate(plan.map(loader.train), _threads(store), workers)
 
 
 def eval_batches(
@@ -151,7 +151,7 @@ def eval_batches(
     loader = _Loader(store, samples, settings, seed)
     padded = -(-len(samples) // batch_size) * batch_size
     plan = grain.MapDataset.range(padded).batch(local)[shard[0] :: shard[1]]
-    return _iterate(plan.map(loader.evaluate), workers=0)
+    return _iterate(plan.map(loader.evaluate), _threads(store))
 
 
 def to_device(
@@ -199,7 +199,17 @@ def _share(batch_size: int, shard: tuple[int, int]) -> int:
     return batch_size // count
 
 
-def _iterate(plan: grain.MapDataset[Batch], workers: int) -> Generator[Batch]:
+def _threads(store: ImageStore) -> int:
+    """How many threads make batches.
+
+    Decoding keeps Python's lock released for milliseconds, and so runs on all cores at once. The
+    augmentation alone releases it for microseconds at a time: two threads were measured to make no
+    more than one, and to spend half as much again on waiting for each other.
+    """
+    return 1 if store.cached else min(usable_cores(), _MOST_THREADS)
+
+
+def _iterate(plan: grain.MapDataset[Batch], threads: int, workers: int = 0) -> Generator[Batch]:
     """Makes the batches of `plan` ahead, and lets go of threads and processes at the end."""
     if workers:
         # Grain's worker processes ask for its command line flags, which a notebook never parses.
@@ -209,13 +219,15 @@ def _iterate(plan: grain.MapDataset[Batch], workers: int) -> Generator[Batch]:
         processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         dataset = plan.to_iter_dataset(read).mp_prefetch(processes)
     else:
-        threads = min(usable_cores(), _MOST_THREADS)
         # Grain's default would keep 500 batches.
-        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
         dataset = plan.to_iter_dataset(read)
     iterator = iter(dataset)
     try:
-        yield from iterator
+        for batch in iterator:
+            # What processes hand over lies in shared memory that is gone with the batch, also for
+            # those who still hold a part of it.
+            yield {key: np.array(value) for key, value in batch.items()} if workers else batch
     finally:
         iterator.close()
 
