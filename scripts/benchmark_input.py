@@ -26,7 +26,7 @@ from jaxbusi.data.store import ImageStore
 SETTINGS = AugmentSettings()
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-BATCH = 32
+BATCH = 64  # the paper's
 
 
 def step_by_step(image: Image.Image, draw: Draw) -> Image.Image:
@@ -204,8 +204,8 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, help="folder of images; default: synthetic ones")
-    parser.add_argument("--images", type=int, default=128, help="how many of them; default 128")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions; default 5")
+    parser.add_argument("--images", type=int, default=256, help="how many of them; default 256")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; default 3")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as directory:
