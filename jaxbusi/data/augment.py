@@ -317,10 +317,11 @@ def _adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     In float32, as torchvision does for tensors. Its PIL variant keeps hue and saturation in 8 bits,
     and so moves vivid colours by up to 15 levels more or less than asked.
     """
-    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
+    rgb = image.astype(np.float32)
+    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
     # OpenCV takes degrees above 360 for what they are, but not negative ones.
-    turned = cv2.add(hsv, np.array([360 * (shift % 1), 0, 0, 0]))
-    return cv2.convertScaleAbs(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB))
+    cv2.add(hsv, np.array([360 * (shift % 1), 0, 0, 0]), dst=hsv)
+    return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=rgb))
 
 
 def _place(image: np.ndarray, shift: tuple[int, int], out: np.ndarray) -> None:
