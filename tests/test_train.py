@@ -1,0 +1,276 @@
+"""The real trainer on generated images and a tiny model: every file, resuming, bad input."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import fusion
+from jaxbusi import loop, train
+from jaxbusi.checkpoints import Checkpoints
+from jaxbusi.data.phantoms import write_phantoms
+from jaxbusi.errors import UserError
+from jaxbusi.logs import read_history
+from jaxbusi.train import Stopped, evaluate, train_and_evaluate
+from tests.tiny import TinyModel
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set") / "phantoms"
+    write_phantoms(folder, count=30, seed=0, size=64)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch):
+    monkeypatch.setattr(train, "build_model", lambda *_: TinyModel(dropout=0.3))
+
+
+def make_config(root, **changes):
+    """fusion.py for 30 images of 16 pixels: 24 of them x 2 copies are 6 steps of 8 an epoch."""
+    config = fusion.get_config()
+    config.update_from_flattened_dict(
+        {
+            "num_epochs": 2.0,
+            "batch_size": 8,
+            "data.root": str(root),
+            "data.copies": 2,
+            "data.augment.resize": 18,
+            "data.augment.crop": 16,
+            **changes,
+        }
+    )
+    return config
+
+
+def final_state(workdir):
+    """The arrays of the last checkpoint, by file content."""
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    step = checkpoints.latest_step()
+    restored = checkpoints._manager.restore(step)
+    checkpoints.close()
+    return step, jax.tree.leaves_with_path(jax.device_get(dict(restored.items())))
+
+
+def test_a_run_leaves_every_file_of_the_contract(tmp_path, phantoms):
+    config = make_config(phantoms, **{"data.external": str(phantoms)})
+    results = train_and_evaluate(config, tmp_path)
+    for name in ("config.json", "split.csv", "metrics.jsonl", "results.json", "report.html"):
+        assert (tmp_path / name).stat().st_size > 0, name
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert list((tmp_path / "checkpoints").iterdir())
+    for name in ("curves", "batch", "confusion_test_images", "roc_test", "mistakes_test"):
+        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
+
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["config"]["batch_size"] == 8
+    assert stored["versions"]["jax"] == jax.__version__
+    assert stored["devices"]["count"] == len(jax.devices())
+
+    with (tmp_path / "split.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    parts = [row["part"] for row in rows]
+    assert (parts.count("train"), parts.count("test"), parts.count("external")) == (24, 6, 30)
+    assert list(rows[0]) == ["image", "sha256", "label", "group", "part", "copies"]
+
+    with (tmp_path / "predictions_test.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == 12
+    assert list(predictions[0]) == ["image", "copy", "label", "benign", "malignant", "normal"]
+
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert list(results["parts"]) == ["test", "external"]
+    test = results["parts"]["test"]
+    assert (test["images"]["count"], test["copies"]["count"]) == (6, 12)
+    assert np.sum(test["images"]["confusion"]) == 6
+    for name in ("accuracy", "precision", "recall", "f1", "auc"):
+        score = test["copies"][name]
+        assert score["low"] <= score["value"] <= score["high"]
+
+
+def test_the_learning_curves_have_a_point_an_epoch(tmp_path, phantoms):
+    train_and_evaluate(make_config(phantoms), tmp_path)
+    history = read_history(tmp_path)
+    assert [(line["step"], line["part"]) for line in history] == [
+        (6, "train"),
+        (6, "test"),
+        (12, "train"),
+        (12, "test"),
+    ]
+    for line in history:
+        assert {"step", "epoch", "part", "loss", "accuracy", "precision", "recall"} <= set(line)
+    assert [line["epoch"] for line in history] == [1.0, 1.0, 2.0, 2.0]
+
+
+def stop_after(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal when the loss of `step` has been looked at."""
+    update = loop.Progress.update
+
+    def stopping(self, *, step, **values):
+        update(self, step=step, **values)
+        if step == wanted:
+            os.kill(os.getpid(), number)
+
+    wanted = step
+    monkeypatch.setattr(loop.Progress, "update", stopping)
+    return lambda: monkeypatch.setattr(loop.Progress, "update", update)
+
+
+@pytest.mark.parametrize("stop", [2, 5, 8])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, phantoms, monkeypatch, stop):
+    config = make_config(phantoms, ema_decay=0.9, accumulate=2)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    results = train_and_evaluate(config, whole)
+    undo = stop_after(monkeypatch, stop)
+    with pytest.raises(Stopped, match="the same command goes on") as stopped:
+        train_and_evaluate(config, parted)
+    assert stopped.value.status == 143
+    undo()
+    assert train_and_evaluate(config, parted) == results
+    assert (whole / "predictions_test.csv").read_bytes() == (
+        parted / "predictions_test.csv"
+    ).read_bytes()
+    step, wanted = final_state(whole)
+    other_step, got = final_state(parted)
+    assert (step, other_step) == (12, 12)
+    for (path, one), (_, other) in zip(wanted, got, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=jax.tree_util.keystr(path))
+    assert read(read_history(whole)) == read(read_history(parted))
+
+
+
+def read(history):
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in history]
+
+
+def test_a_finished_run_is_only_evaluated_again(tmp_path, phantoms):
+    config = make_config(phantoms)
+    first = train_and_evaluate(config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert train_and_evaluate(config, tmp_path) == first
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_repeats_the_results_without_training(tmp_path, phantoms):
+    first = train_and_evaluate(make_config(phantoms), tmp_path)
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "report.html").unlink()
+    assert evaluate(None, tmp_path) == first
+    assert (tmp_path / "report.html").exists()
+
+
+def test_evaluate_needs_a_checkpoint(tmp_path, phantoms):
+    train_and_evaluate(make_config(phantoms), tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.rename(tmp_path / path.name)
+    with pytest.raises(UserError, match="holds no latest checkpoint; train first"):
+        evaluate(None, tmp_path)
+
+
+def test_the_best_checkpoint_is_chosen_on_the_validation_part(tmp_path, phantoms):
+    config = make_config(
+        phantoms, **{"data.validation_fraction": 0.25, "checkpoint.evaluate": "best", "seed": 3}
+    )
+    results = train_and_evaluate(config, tmp_path)
+    losses = {
+        line["step"]: line["loss"] for line in read_history(tmp_path) if line["part"] == "validation"
+    }
+    assert results["checkpoint"] == {"step": min(losses, key=losses.get), "chosen": "best"}
+    assert list(results["parts"]) == ["test", "validation"]
+
+
+def test_init_from_takes_weights_and_a_fresh_optimizer(tmp_path, phantoms, monkeypatch):
+    train_and_evaluate(make_config(phantoms), tmp_path / "first")
+    _, wanted = final_state(tmp_path / "first")
+    seen = []
+    monkeypatch.setattr(loop.Loop, "train", lambda self, state, *_: seen.append(state) or state)
+    config = make_config(phantoms, init_from=str(tmp_path / "first"), seed=5)
+    with pytest.raises(UserError, match="train first"):  # nothing was trained, nothing saved
+        train_and_evaluate(config, tmp_path / "second")
+    assert int(seen[0].step) == 0
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(jax.device_get(seen[0].opt_state)))
+    weights = {
+        jax.tree_util.keystr(path[1:]): leaf for path, leaf in wanted if path[0].key == "weights"
+    }
+    for path, leaf in jax.tree.leaves_with_path(jax.device_get(seen[0].variables())):
+        np.testing.assert_array_equal(leaf, weights[jax.tree_util.keystr(path)])
+
+
+def test_init_from_a_folder_without_a_run(tmp_path, phantoms):
+    config = make_config(phantoms, init_from=str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"config\.init_from=.*none is no workdir"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_another_config_in_the_same_workdir_is_refused_by_what_differs(tmp_path, phantoms):
+    train_and_evaluate(make_config(phantoms), tmp_path)
+    config = make_config(phantoms, seed=1, **{"optim.l2": 0.1})
+    with pytest.raises(UserError, match="other settings") as error:
+        train_and_evaluate(config, tmp_path)
+    assert "config.seed: 0, now 1" in str(error.value)
+    assert "config.optim.l2: 1e-05, now 0.1" in str(error.value)
+    train_and_evaluate(make_config(phantoms, **{"data.cache_gib": 0.0}), tmp_path)  # no number
+
+
+def test_a_batch_that_the_devices_cannot_share(tmp_path, phantoms):
+    with pytest.raises(UserError, match=r"batch_size=7 is not divisible by the 2 devices; 8 is"):
+        train_and_evaluate(make_config(phantoms, batch_size=7), tmp_path)
+    with pytest.raises(UserError, match=r"2 devices times config.accumulate=4; 16 is"):
+        train_and_evaluate(make_config(phantoms, batch_size=12, accumulate=4), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_images(tmp_path, phantoms):
+    config = make_config(phantoms, **{"optim.learning_rate": 1e38})
+    with pytest.raises(UserError, match=r"the loss of step [23] is (nan|inf)") as error:
+        train_and_evaluate(config, tmp_path)
+    assert ".png" in str(error.value)
+    assert "its checkpoints are intact" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def damaged_copy(source: Path, destination: Path) -> Path:
+    """A copy of the set in which one image is cut short."""
+    for path in source.rglob("*.png"):
+        target = destination / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    victim = destination / "benign" / "benign (3).png"
+    victim.write_bytes(victim.read_bytes()[:200])
+    return destination
+
+
+def test_a_truncated_image_is_named_or_skipped_and_listed(tmp_path, phantoms):
+    root = damaged_copy(phantoms, tmp_path / "set")
+    with pytest.raises(UserError, match=r"benign/benign \(3\)\.png.*config\.data\.on_bad_image"):
+        train_and_evaluate(make_config(root), tmp_path / "error")
+    train_and_evaluate(make_config(root, **{"data.on_bad_image": "skip"}), tmp_path / "skip")
+    assert "benign (3).png" not in (tmp_path / "skip" / "split.csv").read_text()
+    assert "benign (3).png" in (tmp_path / "skip" / "report.html").read_text()
+
+
+def test_a_given_split_is_reused_and_a_changed_file_refused(tmp_path, phantoms):
+    train_and_evaluate(make_config(phantoms, num_epochs=1.0), tmp_path / "first")
+    split = tmp_path / "first" / "split.csv"
+    config = make_config(phantoms, seed=9, num_epochs=1.0, **{"data.split": str(split)})
+    train_and_evaluate(config, tmp_path / "second")
+    assert (tmp_path / "second" / "split.csv").read_bytes() == split.read_bytes()
+
+    root = damaged_copy(phantoms, tmp_path / "set")
+    (root / "benign" / "benign (3).png").write_bytes(
+        (phantoms / "benign" / "benign (4).png").read_bytes()
+    )
+    config = make_config(root, **{"data.split": str(split)})
+    with pytest.raises(UserError, match=r"benign \(3\)\.png.*SHA-256 differs"):
+        train_and_evaluate(config, tmp_path / "third")
+
+
+def test_results_do_not_depend_on_the_cache(tmp_path, phantoms):
+    cached = train_and_evaluate(make_config(phantoms, num_epochs=1.0), tmp_path / "a")
+    config = make_config(phantoms, num_epochs=1.0, **{"data.cache_gib": 0.0})
+    assert train_and_evaluate(config, tmp_path / "b") == cached
