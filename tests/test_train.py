@@ -144,7 +144,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, phantoms, monkeypatch, stop
     assert read(read_history(whole)) == read(read_history(parted))
 
 
-
 def read(history):
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in history]
 
@@ -179,7 +178,9 @@ def test_the_best_checkpoint_is_chosen_on_the_validation_part(tmp_path, phantoms
     )
     results = train_and_evaluate(config, tmp_path)
     losses = {
-        line["step"]: line["loss"] for line in read_history(tmp_path) if line["part"] == "validation"
+        line["step"]: line["loss"]
+        for line in read_history(tmp_path)
+        if line["part"] == "validation"
     }
     assert results["checkpoint"] == {"step": min(losses, key=losses.get), "chosen": "best"}
     assert list(results["parts"]) == ["test", "validation"]
