@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.data.validation_fraction = 0.0  # of the training part, to choose the best checkpoint by
     config.data.copies = 5  # five-fold expansion; copy 0 of an evaluation image is the image itself
     config.data.on_bad_image = "error"  # or 'skip': leave unreadable images out and list them
+    config.data.sampling = "natural"  # or 'balanced': each class as often as the others
     config.data.cache_gib = 4.0  # decoded images are kept in memory up to this size, else streamed
     config.data.workers = 0  # loader processes; 0 loads with threads
 
@@ -59,10 +60,34 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.0  # before each layer of the head
 
     config.optim = ConfigDict()
+    config.optim.name = "adam"  # with L2; or 'adamw'
     config.optim.learning_rate = 1e-3
-    config.optim.l2 = 1e-5  # times the weights, added to the gradient before Adam
-    config.optim.decay_every = 10.0  # epochs between the steps of the staircase
-    config.optim.decay_factor = 0.1
+    config.optim.l2 = 1e-5  # adam: times the weights, added to the gradient before Adam
+    config.optim.weight_decay = 0.01  # adamw: times the rate and the weights, beside Adam
+    config.optim.clip_norm = 0.0  # longest gradient, over all parameters; 0 is any length
+    config.optim.schedule = "staircase"  # or 'cosine': warm-up, then down to 0 at the last epoch
+    config.optim.decay_every = 10.0  # staircase: epochs between its steps
+    config.optim.decay_factor = 0.1  # staircase: multiplies the rate at each
+    config.optim.warmup_epochs = 0.0  # cosine: epochs of linear rise to the learning rate
+    config.optim.factors = ConfigDict()  # multiply the learning rate, and AdamW's decay with it
+    config.optim.factors.resnet18 = 1.0
+    config.optim.factors.vit = 1.0
+    config.optim.factors.googlenet = 1.0
+    config.optim.factors.head = 1.0
+    config.optim.vit_layer_decay = 1.0  # once more for each transformer layer away from the head
+
+    config.freeze = ConfigDict()  # first epochs in which weights and batch statistics stay; -1: all
+    config.freeze.resnet18 = 0.0
+    config.freeze.vit = 0.0
+    config.freeze.googlenet = 0.0
+
+    config.loss = ConfigDict()
+    config.loss.label_smoothing = 0.0  # share of the target given to all classes alike
+    config.loss.class_weights = "none"  # or 'balanced': by the classes' shares of the training part
+
+    config.mixing = ConfigDict()  # with both, each image gets one of them by the toss of a coin
+    config.mixing.mixup_alpha = 0.0  # of the Beta distribution of an image's share; 0 is off
+    config.mixing.cutmix_alpha = 0.0  # of the Beta distribution of its area; 0 is off
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1.0

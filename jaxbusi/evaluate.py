@@ -161,6 +161,7 @@ def _first_batch(settings: Settings, part: Part) -> tuple[np.ndarray, np.ndarray
         settings.data.augment,
         seed=settings.seed,
         batch_size=min(settings.batch_size, len(part.samples)),
+        balanced=settings.data.sampling == "balanced",
     )
     batch = next(batches)
     return batch["image"], batch["label"]

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -25,11 +25,13 @@ from jaxbusi.data.parts import Part
 from jaxbusi.errors import UserError
 from jaxbusi.evaluate import Evaluator
 from jaxbusi.logs import Progress, RunLog
+from jaxbusi.optim import FOR_GOOD
 from jaxbusi.settings import Settings
 from jaxbusi.state import Metrics, TrainState, batch_sharding, replicated
 from jaxbusi.steps import Batch, StepReport
 
-StepFn = Callable[[TrainState, Batch], tuple[TrainState, StepReport]]
+StepFn = Callable[..., tuple[TrainState, StepReport]]
+"""Of state and batch, and by name of the tuple of branches that are `frozen`."""
 
 # How many steps the host runs ahead of the newest loss it has looked at: enough to keep the device
 # busy, few enough that a broken step is found at once.
@@ -57,6 +59,8 @@ class Durations:
     Attributes:
       total: steps of the whole run.
       decay: steps between two stairs of the learning rate.
+      warmup: steps before the learning rate's maximum, where it warms up.
+      thaw: of each branch that starts frozen, the steps taken when it begins to learn, or FOR_GOOD.
       evaluate: after these steps a point of the learning curves is measured.
       save: after these steps a checkpoint is saved.
       steps_per_epoch: to say what epoch a step is in.
@@ -64,6 +68,8 @@ class Durations:
 
     total: int
     decay: int
+    warmup: int
+    thaw: Mapping[str, int]
     evaluate: frozenset[int]
     save: frozenset[int]
     steps_per_epoch: float
@@ -79,13 +85,23 @@ class Durations:
             due = (math.ceil(i * epochs * per_epoch) for i in range(1, count + 1))
             return frozenset({*due, total})
 
+        def thaw(epochs: float) -> int:
+            return FOR_GOOD if epochs == FOR_GOOD else math.ceil(epochs * per_epoch)
+
+        frozen = dataclasses.asdict(settings.freeze)
         return cls(
             total=total,
             decay=math.ceil(settings.optim.decay_every * per_epoch),
+            warmup=math.ceil(settings.optim.warmup_epochs * per_epoch),
+            thaw={name: thaw(frozen[name]) for name in settings.model.branches if frozen[name]},
             evaluate=every(settings.eval_every_epochs),
             save=every(settings.checkpoint.every_epochs),
             steps_per_epoch=per_epoch,
         )
+
+    def frozen(self, step: int) -> tuple[str, ...]:
+        """Returns the branches that do not learn when `step` steps were taken."""
+        return tuple(name for name, at in self.thaw.items() if at == FOR_GOOD or step < at)
 
 
 class StopSignals:
@@ -143,7 +159,7 @@ class Loop:
 
         Args:
           state: donated; its step says where the data goes on.
-          step_fn: `steps.train_step` with its keyword arguments bound.
+          step_fn: `steps.train_step` with its keyword arguments bound but `frozen`.
           part: the training part.
 
         Returns:
@@ -156,13 +172,7 @@ class Loop:
         start = int(state.step)
         if start >= self.durations.total:
             return state
-        whole, sharded = replicated(self.mesh), batch_sharding(self.mesh)
-        compiled = jax.jit(
-            step_fn,
-            in_shardings=(whole, sharded),
-            out_shardings=(whole, whole),
-            donate_argnums=0,
-        )
+        compiled = functools.cache(functools.partial(self._compile, step_fn))
         signals = StopSignals()
         with (
             signals.watch(),
@@ -173,7 +183,7 @@ class Loop:
             pending: collections.deque[tuple[int, np.ndarray, StepReport]] = collections.deque()
             since = (time.monotonic(), start)
             for step, (host, device) in enumerate(batches, start + 1):
-                state, report = compiled(state, device)
+                state, report = compiled(self.durations.frozen(step - 1))(state, device)
                 if step == 1:
                     log.images("augmented_batch", host["image"][:16], step)
                 pending.append((step, host["index"], report))
@@ -192,6 +202,19 @@ class Loop:
                     self.checkpoints.wait()
                     raise Stopped(stop, step)
         return state
+
+    def _compile(self, step_fn: StepFn, frozen: tuple[str, ...]) -> StepFn:
+        """The step of the phase in which these branches are frozen.
+
+        It is a program of its own, in which a frozen branch costs no more than its forward pass.
+        """
+        whole, sharded = replicated(self.mesh), batch_sharding(self.mesh)
+        return jax.jit(
+            functools.partial(step_fn, frozen=frozen),
+            in_shardings=(whole, sharded),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        )
 
     def _log(self, start: int) -> RunLog:
         return RunLog(self.workdir, resume_step=start, active=jax.process_index() == 0)
@@ -218,6 +241,7 @@ class Loop:
             seed=self.settings.seed,
             batch_size=self.settings.batch_size,
             start_step=start,
+            balanced=self.settings.data.sampling == "balanced",
             workers=self.settings.data.workers,
             shard=(jax.process_index(), jax.process_count()),
         )

@@ -28,6 +28,8 @@ class Range:
 AtLeast0 = Range("0 or more", lambda value: value >= 0)
 Above0 = Range("above 0", lambda value: value > 0)
 Share = Range("in [0, 1)", lambda value: 0 <= value < 1)
+Factor = Range("in (0, 1]", lambda value: 0 < value <= 1)
+Freezing = Range("0 or more epochs, or -1 for good", lambda value: value >= 0 or value == -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class DataSettings:
     validation_fraction: Annotated[float, Share]
     copies: Annotated[int, Above0]
     on_bad_image: Literal["error", "skip"]
+    sampling: Literal["natural", "balanced"]
     cache_gib: Annotated[float, AtLeast0]
     workers: Annotated[int, AtLeast0]
     augment: AugmentSettings
@@ -60,13 +63,55 @@ class ModelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimSettings:
-    """`config.optim`: Adam with L2 and its staircase."""
+class FactorSettings:
+    """`config.optim.factors`: the learning rate of a branch or the head, as a multiple."""
 
+    resnet18: Annotated[float, Above0]
+    vit: Annotated[float, Above0]
+    googlenet: Annotated[float, Above0]
+    head: Annotated[float, Above0]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSettings:
+    """`config.optim`: Adam with L2 or AdamW, the rates of the parts, and their schedule."""
+
+    name: Literal["adam", "adamw"]
     learning_rate: Annotated[float, Above0]
     l2: Annotated[float, AtLeast0]
+    weight_decay: Annotated[float, AtLeast0]
+    clip_norm: Annotated[float, AtLeast0]
+    schedule: Literal["staircase", "cosine"]
     decay_every: Annotated[float, Above0]
     decay_factor: Annotated[float, Above0]
+    warmup_epochs: Annotated[float, AtLeast0]
+    factors: FactorSettings
+    vit_layer_decay: Annotated[float, Factor]
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeSettings:
+    """`config.freeze`: epochs for which a branch stays as it is."""
+
+    resnet18: Annotated[float, Freezing]
+    vit: Annotated[float, Freezing]
+    googlenet: Annotated[float, Freezing]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """`config.loss`: what a step minimises."""
+
+    label_smoothing: Annotated[float, Share]
+    class_weights: Literal["none", "balanced"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixingSettings:
+    """`config.mixing`: blends of training images."""
+
+    mixup_alpha: Annotated[float, AtLeast0]
+    cutmix_alpha: Annotated[float, AtLeast0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +137,9 @@ class Settings:
     data: DataSettings
     model: ModelSettings
     optim: OptimSettings
+    freeze: FreezeSettings
+    loss: LossSettings
+    mixing: MixingSettings
     checkpoint: CheckpointSettings
     eval_every_epochs: Annotated[float, Above0]
 
@@ -179,6 +227,17 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             "config.checkpoint.evaluate='best' needs config.data.validation_fraction above 0: "
             "choosing a checkpoint on the test part is not offered"
+        )
+    optim = settings.optim
+    if optim.schedule == "cosine" and optim.warmup_epochs >= settings.num_epochs:
+        raise UserError(
+            f"config.optim.warmup_epochs={optim.warmup_epochs:g} leaves nothing of "
+            f"config.num_epochs={settings.num_epochs:g}; warm up for less, or train longer"
+        )
+    if settings.data.sampling == settings.loss.class_weights == "balanced":
+        raise UserError(
+            "config.data.sampling='balanced' and config.loss.class_weights='balanced' would "
+            "balance the classes twice; set one of them"
         )
 
 

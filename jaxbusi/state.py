@@ -121,7 +121,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def step_key(seed: int, stream: int, step: jax.Array | int) -> jax.Array:
-    """Returns the random key of one stream (0 initial weights, 1 dropout) at one step.
+    """Returns the random key of one stream (0 weights, 1 dropout, 2 mixing) at one step.
 
     Keys are folded from what names them and never carried, so that a resumed run draws the same.
     """

@@ -1,5 +1,6 @@
 """One optimizer step and one evaluation step: pure functions of arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxbusi.data.records import CLASSES
+from jaxbusi.losses import PLAIN, CrossEntropy
+from jaxbusi.mixing import UNMIXED, Mixing
 from jaxbusi.state import Metrics, TrainState, Tree, step_key
 
 Batch = dict[str, jax.Array]
@@ -23,7 +27,7 @@ class StepReport:
 
     Attributes:
       loss: float32[], the mean that was minimised, auxiliary heads included, L2 not.
-      example_loss: float32[B], cross-entropy of each image, to name those that broke a step.
+      example_loss: float32[B], that of each image, to name those that broke a step.
       gradient_norm: float32[], over all parameters.
     """
 
@@ -39,6 +43,9 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     seed: int,
+    loss: CrossEntropy = PLAIN,
+    mixing: Mixing = UNMIXED,
+    frozen: tuple[str, ...] = (),
     accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, StepReport]:
@@ -49,7 +56,12 @@ def train_step(
       batch: B images and labels, B a multiple of `accumulate`.
       model: a `Classifier`.
       optimizer: the one whose state `state` carries.
-      seed: of the run; dropout's key is folded from it and the step.
+      seed: of the run; the keys of dropout and mixing are folded from it and the step.
+      loss: of the classifier and of each auxiliary head.
+      mixing: blends the batch before it is divided. The metrics count a blend as the class that
+        has the largest share of it.
+      frozen: branches whose parameters, batch statistics and averages stay bit for bit. They must
+        be those that `optimizer` freezes at this step.
       accumulate: micro-batches, run one after the other, whose mean gradient makes the step. Batch
         normalisation sees a micro-batch at a time.
       ema_decay: of the moving average, used where the state carries one.
@@ -57,10 +69,62 @@ def train_step(
     Returns:
       The state after the step, with the batch counted in its metrics, and a report.
     """
-    key = step_key(seed, 1, state.step)
+    images, targets = batch["image"], batch["label"]
+    if mixing.active:
+        key = step_key(seed, 2, state.step)
+        images, targets = mixing(images, targets, len(CLASSES), key)
+    gradient_fn = _gradient_fn(
+        model.clone(frozen=frozen) if frozen else model,
+        state.params,
+        loss,
+        loss.mean_weight(targets),
+        step_key(seed, 1, state.step),
+    )
+    stats, gradients, outcome = _accumulate(gradient_fn, state, images, targets, accumulate)
 
+    # optax mixes its int32 step counters with floats, which strict promotion, on in tests, forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    # What is frozen is put back, since -0.0 + 0.0 and the mean of two equal numbers may round.
+    params = _put_back(optax.apply_updates(state.params, updates), state.params, frozen)
+    average = state.average
+    if average is not None:
+        new = optax.incremental_update(
+            {"params": params, "batch_stats": stats}, average, 1.0 - ema_decay
+        )
+        average = {name: _put_back(new[name], average[name], frozen) for name in new}
+    metrics = state.metrics.merge(
+        Metrics.single_from_model_output(
+            logits=outcome.logits,
+            labels=targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1),
+            example_loss=outcome.example_loss,
+            mask=jnp.ones_like(batch["label"], dtype=bool),
+        )
+    )
+    report = StepReport(outcome.loss, outcome.example_loss, optax.tree.norm(gradients))
+    new_state = TrainState(state.step + 1, params, stats, opt_state, average, metrics)
+    return new_state, report
+
+
+@flax.struct.dataclass
+class _Outcome:
+    """Of a micro-batch or a batch: loss f32[], logits f32[B, C] and each image's loss f32[B]."""
+
+    loss: jax.Array
+    logits: jax.Array
+    example_loss: jax.Array
+
+
+GradientFn = Callable[[Tree, jax.Array, jax.Array, jax.Array], tuple[Tree, Tree, _Outcome]]
+"""Batch statistics, images, targets and the number of a micro-batch to the statistics after it,
+the gradients of its loss, and the outcome."""
+
+
+def _gradient_fn(
+    model: nn.Module, params: Tree, loss: CrossEntropy, mean_weight: jax.Array, key: jax.Array
+) -> GradientFn:
     def loss_fn(
-        params: Tree, stats: Tree, images: jax.Array, labels: jax.Array, key: jax.Array
+        params: Tree, stats: Tree, images: jax.Array, targets: jax.Array, key: jax.Array
     ) -> Any:
         output, updates = model.apply(
             {"params": params, "batch_stats": stats},
@@ -69,60 +133,50 @@ def train_step(
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        example_loss = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
-        loss = jnp.mean(example_loss)
+        example_loss = loss.per_example(output.logits, targets)
+        total = jnp.mean(example_loss)
         for logits in output.auxiliary:
-            auxiliary = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            loss += AUXILIARY_WEIGHT * jnp.mean(auxiliary)
-        return loss, (updates.get("batch_stats", {}), output.logits, example_loss)
+            total += AUXILIARY_WEIGHT * jnp.mean(loss.per_example(logits, targets))
+        total /= mean_weight
+        return total, (updates.get("batch_stats", {}), output.logits, example_loss)
+
+    def gradient_fn(
+        stats: Tree, images: jax.Array, targets: jax.Array, index: jax.Array
+    ) -> tuple[Tree, Tree, _Outcome]:
+        (total, (stats, logits, example_loss)), gradients = jax.value_and_grad(
+            loss_fn, has_aux=True
+        )(params, stats, images, targets, jax.random.fold_in(key, index))
+        return stats, gradients, _Outcome(total, logits, example_loss)
+
+    return gradient_fn
+
+
+def _accumulate(
+    gradient_fn: GradientFn, state: TrainState, images: jax.Array, targets: jax.Array, parts: int
+) -> tuple[Tree, Tree, _Outcome]:
+    """Runs the parts of a batch one after the other: statistics, mean gradient and outcome."""
+    if parts == 1:
+        return gradient_fn(state.batch_stats, images, targets, jnp.int32(0))
 
     def micro_step(carry: tuple[Tree, Tree], inputs: tuple[jax.Array, ...]) -> Any:
         stats, gradients = carry
-        images, labels, index = inputs
-        (loss, (stats, logits, example_loss)), new = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, stats, images, labels, jax.random.fold_in(key, index)
-        )
-        gradients = new if gradients is None else jax.tree.map(jnp.add, gradients, new)
-        return (stats, gradients), (loss, logits, example_loss)
+        stats, new, outcome = gradient_fn(stats, *inputs)
+        return (stats, jax.tree.map(jnp.add, gradients, new)), outcome
 
-    if accumulate == 1:
-        inputs = (batch["image"], batch["label"], jnp.int32(0))
-        (stats, gradients), (loss, logits, example_loss) = micro_step(
-            (state.batch_stats, None), inputs
-        )
-    else:
-        inputs = (
-            _split(batch["image"], accumulate),
-            _split(batch["label"], accumulate),
-            jnp.arange(accumulate, dtype=jnp.int32),
-        )
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        (stats, gradients), (losses, logits, example_loss) = jax.lax.scan(
-            micro_step, (state.batch_stats, zeros), inputs
-        )
-        gradients = jax.tree.map(lambda g: g / accumulate, gradients)
-        loss, logits, example_loss = jnp.mean(losses), _join(logits), _join(example_loss)
-
-    # optax mixes its int32 step counters with floats, which strict promotion, on in tests, forbids.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    average = state.average
-    if average is not None:
-        average = optax.incremental_update(
-            {"params": params, "batch_stats": stats}, average, 1.0 - ema_decay
-        )
-    metrics = state.metrics.merge(
-        Metrics.single_from_model_output(
-            logits=logits,
-            labels=batch["label"],
-            example_loss=example_loss,
-            mask=jnp.ones_like(batch["label"], dtype=bool),
-        )
+    (stats, gradients), outcomes = jax.lax.scan(
+        micro_step,
+        (state.batch_stats, jax.tree.map(jnp.zeros_like, state.params)),
+        (_split(images, parts), _split(targets, parts), jnp.arange(parts, dtype=jnp.int32)),
     )
-    report = StepReport(loss, example_loss, optax.tree.norm(gradients))
-    new_state = TrainState(state.step + 1, params, stats, opt_state, average, metrics)
-    return new_state, report
+    outcome = _Outcome(
+        jnp.mean(outcomes.loss), _join(outcomes.logits), _join(outcomes.example_loss)
+    )
+    return stats, jax.tree.map(lambda g: g / parts, gradients), outcome
+
+
+def _put_back(new: Tree, old: Tree, names: tuple[str, ...]) -> Tree:
+    """Returns `new` with the named sub-trees of `old`, as far as it has them."""
+    return {**new, **{name: old[name] for name in names if name in old}}
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
@@ -16,11 +17,14 @@ from jax.sharding import Mesh
 from jaxbusi import workdir as workdirs
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
+from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 from jaxbusi.evaluate import Evaluator, write_evidence
 from jaxbusi.loop import Durations, Loop, Stopped
+from jaxbusi.losses import CrossEntropy, balanced_weights
+from jaxbusi.mixing import Mixing
 from jaxbusi.models.fusion import Classifier
-from jaxbusi.optim import adam_l2, staircase
+from jaxbusi.optim import make_optimizer, make_schedule
 from jaxbusi.settings import ModelSettings, Settings
 from jaxbusi.state import TrainState, create_state, make_mesh
 from jaxbusi.steps import train_step
@@ -45,12 +49,13 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
     settings, workdir = Settings.from_config(config), Path(workdir)
     mesh, model, parts = _prepare(settings, workdir)
     durations = Durations.resolve(settings, len(parts["train"].samples))
-    schedule = staircase(
-        settings.optim.learning_rate,
+    schedule = make_schedule(
+        settings.optim,
         decay_steps=durations.decay,
-        factor=settings.optim.decay_factor,
+        warmup_steps=durations.warmup,
+        total_steps=durations.total,
     )
-    optimizer = adam_l2(schedule, l2=settings.optim.l2)
+    optimizer = make_optimizer(settings.optim, schedule, thaw=durations.thaw)
     state = _random_state(model, optimizer, mesh, settings)
     logging.info("parameters:\n%s", parameter_overview.get_parameter_overview(state.params))
     step_fn = functools.partial(
@@ -58,6 +63,8 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
         model=model,
         optimizer=optimizer,
         seed=settings.seed,
+        loss=_loss(settings, parts["train"].samples.label),
+        mixing=Mixing(settings.mixing.mixup_alpha, settings.mixing.cutmix_alpha),
         accumulate=settings.accumulate,
         ema_decay=settings.ema_decay,
     )
@@ -190,6 +197,15 @@ def _weights_of_another_run(state: TrainState, folder: Path) -> TrainState:
     # The average gets buffers of its own: a donated state may hold no buffer twice.
     average = None if state.average is None else jax.tree.map(jnp.copy, variables)
     return dataclasses.replace(state, **variables, average=average)
+
+
+def _loss(settings: Settings, labels: np.ndarray) -> CrossEntropy:
+    """The loss that `config.loss` describes, its weights counted in int[N] training labels."""
+    balanced = settings.loss.class_weights == "balanced"
+    return CrossEntropy(
+        label_smoothing=settings.loss.label_smoothing,
+        class_weights=balanced_weights(labels, len(CLASSES)) if balanced else None,
+    )
 
 
 def _check_batch_size(settings: Settings, mesh: Mesh) -> None:

@@ -72,11 +72,15 @@ def train_batches(
     *,
     seed: int,
     batch_size: int,
+    balanced: bool = False,
     start_step: int = 0,
     workers: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> Generator[Batch]:
     """Endless augmented batches; every sample once an epoch, in a new order each epoch.
+
+    Balanced, an epoch has as many samples and each class the same share of them; the classes that
+    are rarer than that go through their samples more than once, each time augmented anew.
 
     Batches cross the border between epochs, so that none is cut short: the paper's 3120 copies are
     48.75 batches of 64. Batches are made ahead by threads or, for a device that takes more than one
@@ -90,6 +94,7 @@ def train_batches(
       settings: the augmentation.
       seed: decides order and augmentation.
       batch_size: samples a step, over all shards.
+      balanced: whether each class comes as often as the others.
       start_step: the number of steps already taken; the batches are those that follow.
       workers: processes; 0 uses threads of this one.
       shard: (index, count); of each batch, this is the index-th of count equal parts in sequence.
@@ -102,18 +107,47 @@ def train_batches(
         changed or went away.
       ValueError: there are no samples, or the store was made with other sizes.
     """
-    local, count = _share(batch_size, shard), len(samples)
-    if count == 0:
+    local = _share(batch_size, shard)
+    if len(samples) == 0:
         raise ValueError("there are no samples to train on")
     loader = _Loader(store, samples, settings, seed)
-    # Grain gives epoch e the order of seed + e; scrambled, so that seeds 0 and 1 have no order in
-    # common.
-    order = int(np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1)[0])
-    plan = grain.MapDataset.range(count).shuffle(seed=order).repeat(None)
-    # With the position comes the epoch; shards are taken after that.
-    plan = plan.map_with_index(lambda position, row: np.array([position // count, row]))
+    if balanced:
+        plan = _balanced_order(samples.label, seed)
+    else:
+        plan = _endless(np.arange(len(samples)), _order_seed(seed, 0))
+    # Shards are taken after the epoch is known.
     plan = plan.batch(local, drop_remainder=True)[shard[0] :: shard[1]][start_step:]
     return _iterate(plan.map(loader.train), _threads(store), workers)
+
+
+def _endless(rows: np.ndarray, seed: int) -> grain.MapDataset[np.ndarray]:
+    """All of int[N] rows once an epoch, in a new order each: pairs of epoch and row, int[2]."""
+    count = len(rows)
+    plan = grain.MapDataset.source(rows).shuffle(seed=seed).repeat(None)
+    return plan.map_with_index(lambda position, row: np.array([position // count, row]))
+
+
+def _balanced_order(labels: np.ndarray, seed: int) -> grain.MapDataset[np.ndarray]:
+    """Rows of int[N] labels, each class in turn, shuffled over epochs of N: as `_endless`.
+
+    A row's epoch is that of its class, so that no two of its augmentations are the same.
+    """
+    classes = [
+        _endless(np.flatnonzero(labels == label), _order_seed(seed, 0, int(label)))
+        for label in np.unique(labels)
+    ]
+    # Grain adds the number of the epoch to the seed, which has to stay below 2**32.
+    return grain.experimental.WindowShuffleMapDataset(
+        grain.MapDataset.mix(classes), window_size=len(labels), seed=_order_seed(seed, 1) // 2
+    )
+
+
+def _order_seed(seed: int, *key: int) -> int:
+    """A seed for grain, which gives epoch e the order of seed + e.
+
+    Scrambled, so that the run's seeds 0 and 1 have no order in common.
+    """
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
 
 
 def eval_batches(

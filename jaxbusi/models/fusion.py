@@ -97,6 +97,8 @@ class Classifier(nn.Module):
       auxiliary_dropout: rate inside GoogLeNet's auxiliary heads, in training.
       normalization: (branch, mean, std) for branches whose checkpoint was trained with other
         statistics than ImageNet's, on the scale 0 … 1.
+      frozen: branches that stay as they are in training too: no gradient passes into them, and
+        their batch normalisation applies its running statistics and leaves them alone.
       num_classes: number of logits.
       dtype: compute type; parameters, batch statistics and logits are float32.
 
@@ -113,6 +115,7 @@ class Classifier(nn.Module):
     dropout: float = 0.0
     auxiliary_dropout: float = AUXILIARY_DROPOUT
     normalization: tuple[tuple[str, Channels, Channels], ...] = ()
+    frozen: tuple[str, ...] = ()
     num_classes: int = len(CLASSES)
     dtype: Dtype = jnp.float32
 
@@ -141,14 +144,17 @@ class Classifier(nn.Module):
         features: dict[str, jax.Array] = {}
         for name in self.branches:
             inputs = self._normalize(scaled, name).astype(self.dtype)
+            learns = train and name not in self.frozen
             if name == "resnet18":
-                feature = ResNet18(self.dtype, name=name)(inputs, train=train)
+                feature = ResNet18(self.dtype, name=name)(inputs, train=learns)
             elif name == "vit":
                 feature = ViT(self._vit_size(), self.pooling, self.dtype, name=name)(inputs)
             else:
                 feature, auxiliary = GoogLeNet(
                     self.num_classes, self.auxiliary_dropout, self.dtype, name=name
-                )(inputs, train=train)
+                )(inputs, train=learns)
+            if name in self.frozen:
+                feature = jax.lax.stop_gradient(feature)
             features[name] = feature.astype(full(self.dtype))
         head = Head(self.hidden, self.num_classes, self.dropout, self.dtype, name="head")
         joined = jnp.concatenate(list(features.values()), axis=-1)
