@@ -44,41 +44,37 @@ class Mixing:
         Returns:
           Images f32[B, H, W, 3] on the same scale, and targets f32[B, C], the classes' shares.
         """
-        coin, mixup, cutmix = jax.random.split(key, 3)
+        coin, draw, place = jax.random.split(key, 3)
         rows, height, width, _ = images.shape
+        if self.mixup_alpha and self.cutmix_alpha:
+            cuts = jax.random.bernoulli(coin, shape=(rows,))
+        else:
+            cuts = jnp.full((rows,), bool(self.cutmix_alpha))
+        alpha = jnp.where(cuts, jnp.float32(self.cutmix_alpha), jnp.float32(self.mixup_alpha))
+        share = jax.random.beta(draw, alpha, alpha, (rows,))
         # The share of the image itself, for every pixel.
-        own = jnp.zeros((rows, height, width), jnp.float32)
-        if self.mixup_alpha:
-            own += _beta(mixup, self.mixup_alpha, rows)[:, None, None]
-        if self.cutmix_alpha:
-            cut = self._keeps(cutmix, rows, height, width).astype(jnp.float32)
-            if self.mixup_alpha:
-                tails = jax.random.bernoulli(coin, shape=(rows, 1, 1))
-                own = jnp.where(tails, cut, own)
-            else:
-                own = cut
+        own = jnp.where(
+            cuts[:, None, None],
+            _outside(place, 1.0 - share, height, width).astype(jnp.float32),
+            share[:, None, None],
+        )
         first = images.astype(jnp.float32)
         second = jnp.roll(first, -1, axis=0)
         mixed = second + own[..., None] * (first - second)
-        share = own.mean((1, 2))[:, None]
         truth = jax.nn.one_hot(labels, num_classes)
-        return mixed, share * truth + (1.0 - share) * jnp.roll(truth, -1, axis=0)
-
-    def _keeps(self, key: jax.Array, rows: int, height: int, width: int) -> jax.Array:
-        """bool[B, H, W]: whether a pixel is outside the rectangle that another image fills."""
-        area, down, right = jax.random.split(key, 3)
-        side = jnp.sqrt(1.0 - _beta(area, self.cutmix_alpha, rows))
-        inside = []
-        for axis_key, length in ((down, height), (right, width)):
-            centre = jax.random.uniform(axis_key, (rows, 1), jnp.float32, 0, length)
-            middle = jnp.arange(length, dtype=jnp.float32)[None, :] + 0.5
-            inside.append(jnp.abs(middle - centre) < side[:, None] * (length / 2))
-        return ~(inside[0][:, :, None] & inside[1][:, None, :])
+        weight = own.mean((1, 2))[:, None]
+        return mixed, weight * truth + (1.0 - weight) * jnp.roll(truth, -1, axis=0)
 
 
 UNMIXED = Mixing()
 """The paper's: images stay as they are."""
 
 
-def _beta(key: jax.Array, alpha: float, rows: int) -> jax.Array:
-    return jax.random.beta(key, jnp.float32(alpha), jnp.float32(alpha), (rows,))
+def _outside(key: jax.Array, areas: jax.Array, height: int, width: int) -> jax.Array:
+    """bool[B, H, W]: outside a random rectangle that takes f32[B] of the image's area."""
+    inside = []
+    for axis_key, length in zip(jax.random.split(key), (height, width), strict=True):
+        centre = jax.random.uniform(axis_key, (areas.shape[0], 1), jnp.float32, 0, length)
+        middle = jnp.arange(length, dtype=jnp.float32)[None, :] + 0.5
+        inside.append(jnp.abs(middle - centre) < jnp.sqrt(areas)[:, None] * (length / 2))
+    return ~(inside[0][:, :, None] & inside[1][:, None, :])

@@ -190,6 +190,10 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
         "support": 0,
     }
     assert images["confusion"] == metrics.confusion(rows.originals()).tolist()
+    means = document["parts"]["test"]["tta"]
+    assert means.keys() == images.keys()
+    assert (means["count"], means["sources"]) == (35, 35)
+    assert means["confusion"] == metrics.confusion(rows.mean_of_views()).tolist()
     for score in ("accuracy", *metrics.AVERAGED):
         assert images[score].keys() == {"value", "low", "high"}
         assert images[score]["low"] <= images[score]["value"] <= images[score]["high"]

@@ -120,6 +120,56 @@ def test_every_epoch_has_every_sample_once_in_its_own_order(store, samples):
     assert not {tuple(epoch) for epoch in epochs} & {tuple(epoch) for epoch in others}
 
 
+@pytest.fixture
+def uneven(store):
+    """Fifteen samples: 9 of class 0, 3 of class 1, 3 of class 2."""
+    return pipeline.expand(range(IMAGES), [0, 0, 0, 1, 2], COPIES)
+
+
+def test_balanced_epochs_keep_their_length_and_share_it_among_the_classes(store, uneven):
+    sequence = train(store, uneven, 30, balanced=True, batch_size=4)  # 8 epochs of 15
+    epochs = sequence["label"].reshape(8, COUNT)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.bincount(epoch), [5, 5, 5])
+    # Every sample of a class once before any comes again, if not in one epoch.
+    for label, samples in ((0, 9), (1, 3), (2, 3)):
+        rows = sequence["index"][sequence["label"] == label]
+        counts = np.bincount(rows)[np.flatnonzero(uneven.label == label)]
+        assert counts.min() >= 40 // samples - 1
+        assert counts.max() <= 40 // samples + 2
+    # Shuffled, else a micro-batch, every third image, could hold a single class.
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+    assert any(len(set(epoch[::3])) > 1 for epoch in epochs)
+    natural = train(store, uneven, 30)["label"].reshape(8, COUNT)
+    for epoch in natural:
+        np.testing.assert_array_equal(np.bincount(epoch), [9, 3, 3])
+
+
+def test_a_balanced_sample_never_looks_the_same_twice(store, uneven):
+    sequence = train(store, uneven, 30, balanced=True)
+    assert len({image.tobytes() for image in sequence["image"]}) == 120
+    others = train(store, uneven, 30, balanced=True, seed=8)
+    assert not np.array_equal(sequence["index"], others["index"])
+
+
+def test_a_balanced_run_goes_on_where_it_stopped_on_any_number_of_hosts(store, uneven):
+    whole = train(store, uneven, 12, balanced=True)
+    rest = train(store, uneven, 5, balanced=True, start_step=7)
+    assert_same({key: value[28:48] for key, value in whole.items()}, rest)
+    halves = [
+        train(store, uneven, 12, balanced=True, shard=(index, 2))["index"].reshape(12, 2)
+        for index in range(2)
+    ]
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1).ravel(), whole["index"])
+
+
+def test_balanced_sampling_without_a_class(store):
+    samples = pipeline.expand(range(IMAGES), [0, 0, 0, 2, 2], COPIES)
+    labels = train(store, samples, 15, balanced=True)["label"].reshape(4, COUNT)
+    for epoch in labels:
+        assert sorted(np.bincount(epoch, minlength=3).tolist()) == [0, 7, 8]
+
+
 def test_every_copy_and_epoch_looks_different(store, samples):
     sequence = train(store, samples, 15)
     others = train(store, samples, 15, seed=8)

@@ -126,6 +126,20 @@ def test_originals_sources_and_ties():
         make(["a", "b"], [0, 1], [0, 0], [[1, 0, 0]] * 2).originals()
 
 
+def test_the_mean_of_views_by_hand():
+    rows = make(
+        ["b", "a", "b", "a", "a"],
+        [0, 1, 1, 0, 2],
+        [2, 0, 2, 0, 0],
+        [[0.5, 0.5, 0], [0.6, 0.3, 0.1], [0, 0.25, 0.75], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1]],
+    )
+    means = rows.mean_of_views()
+    assert means.image == ["b", "a"]
+    np.testing.assert_array_equal(means.copy, [0, 0])
+    np.testing.assert_array_equal(means.label, [2, 0])
+    np.testing.assert_allclose(means.probabilities, [[0.25, 0.375, 0.375], [0.5, 0.4, 0.1]])
+
+
 def test_mistakes_are_originals_only_the_most_confident_first():
     rows = make(
         ["right", "unsure", "sure", "also sure", "copy", "copy"],

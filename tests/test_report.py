@@ -155,6 +155,7 @@ def test_a_reviewer_finds_the_protocol_the_settings_and_the_command(page):
     assert "python -m jaxbusi.main \\ --workdir 'a b' \\ --config.seed=1" in text
     assert 'data.root a<b> data.external "" data.scale [0.08, 1.0]' in text
     assert 'versions.jax 0.10.2 devices ["cpu:0", "cpu:1"]' in text
+    assert "10 images 10 images, mean of three views 30 copies" in text
     assert "100 resamples, seed 0" in text
     assert "If a set holds several almost equal pictures" in text
     assert "100.0 % (15.8 to 100.0 %) †" in text  # external: two of two, Clopper-Pearson

@@ -51,6 +51,16 @@ def test_fusion_is_the_paper():
         ("model.hidden", (0,), "config.model.hidden.0.=0 must be above 0"),
         ("data", 3, "config.data is 3; it must hold settings"),
         ("accumulate", 3, "config.batch_size=64 is not divisible by config.accumulate=3"),
+        ("optim.name", "sgd", "config.optim.name='sgd' is not one of 'adam', 'adamw'"),
+        ("optim.schedule", "linear", "is not one of 'staircase', 'cosine'"),
+        ("optim.factors.vit", 0.0, "config.optim.factors.vit=0.0 must be above 0"),
+        ("optim.factors.vti", 0.1, "did you mean config.optim.factors.vit"),
+        ("optim.vit_layer_decay", 1.1, "config.optim.vit_layer_decay=1.1 must be in"),
+        ("freeze.vit", -2.0, "config.freeze.vit=-2.0 must be 0 or more epochs, or -1 for good"),
+        ("freeze.vit", "always", "config.freeze.vit='always' must be of type float"),
+        ("loss.label_smoothing", 1.0, "config.loss.label_smoothing=1.0 must be in"),
+        ("mixing.mixup_alpha", -0.1, "config.mixing.mixup_alpha=-0.1 must be 0 or more"),
+        ("data.sampling", "equal", "is not one of 'natural', 'balanced'"),
         ("checkpoint.evaluate", "best", "choosing a checkpoint on the test part is not offered"),
     ],
 )
@@ -78,3 +88,15 @@ def test_differences_are_listed_by_key():
     new = {"a": 1, "b": {"c": 5, "d": 3}, "e": 4}
     assert differences(old, old) == []
     assert differences(old, new) == ["config.b.c: 2, now 5", "config.e: None, now 4"]
+
+
+def test_settings_that_contradict_each_other_are_named():
+    config = fusion.get_config()
+    config.optim.schedule = "cosine"
+    config.optim.warmup_epochs = 30.0
+    with pytest.raises(UserError, match=r"config\.optim\.warmup_epochs=30 leaves nothing of"):
+        Settings.from_config(config)
+    config = fusion.get_config()
+    config.data.sampling = config.loss.class_weights = "balanced"
+    with pytest.raises(UserError, match="would balance the classes twice; set one of them"):
+        Settings.from_config(config)

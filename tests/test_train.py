@@ -88,6 +88,7 @@ def test_a_run_leaves_every_file_of_the_contract(tmp_path, phantoms):
     assert list(results["parts"]) == ["test", "external"]
     test = results["parts"]["test"]
     assert (test["images"]["count"], test["copies"]["count"]) == (6, 12)
+    assert test["tta"]["count"] == 6
     assert np.sum(test["images"]["confusion"]) == 6
     for name in ("accuracy", "precision", "recall", "f1", "auc"):
         score = test["copies"][name]

@@ -110,6 +110,26 @@ class Predictions:
             probabilities=self.probabilities[keep],
         )
 
+    def mean_of_views(self) -> Self:
+        """One row an image, with the mean of its copies' probabilities: test-time augmentation.
+
+        The images come in the order of their first rows and carry the copy number 0.
+        """
+        _, first, source = np.unique(
+            np.array(self.image, dtype=object), return_index=True, return_inverse=True
+        )
+        order = np.argsort(first)
+        sums = np.zeros((len(first), len(CLASSES)))
+        np.add.at(sums, source, self.probabilities)
+        means = sums / np.bincount(source)[:, None]
+        return dataclasses.replace(
+            self,
+            image=[self.image[row] for row in first[order]],
+            copy=np.zeros(len(first), np.int64),
+            label=self.label[first[order]],
+            probabilities=means[order],
+        )
+
     def write_csv(self, path: Path | str) -> None:
         """Writes `COLUMNS`; floats in the shortest form that reads back to the same bits."""
         text = io.StringIO(newline="")

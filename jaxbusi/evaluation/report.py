@@ -37,8 +37,9 @@ _PARTS = {
 _PROTOCOLS = {
     "paper": "Every class is divided image by image, at random or as a given split.csv says; then "
     "each image of either part is expanded into the same number of randomly altered copies. "
-    "Where it is evaluated, copy 0 is the image itself. Scores are given on the images themselves "
-    "and, for comparison with the literature, on all copies.",
+    "Where it is evaluated, copy 0 is the image itself. Scores are given on the images themselves, "
+    "on the images with the mean of the probabilities of all their copies as the answer (test-time "
+    "augmentation) and, for comparison with the literature, on all copies.",
 }
 
 _SCORES = (
@@ -141,14 +142,27 @@ def _part(run: Run, part: str) -> dict[str, Any]:
         "name": part,
         "words": _PARTS.get(part, ""),
         "images": images,
-        # Each kind of row that the tables have a column for.
-        "kinds": {"images": images} | ({"copies": copies} if copies != images else {}),
+        # Each kind of row that the tables have a column for, with its heading.
+        "kinds": {"images": images}
+        | ({"tta": summary["tta"], "copies": copies} if copies != images else {}),
+        "headings": {
+            "images": f"{images['count']} images",
+            "tta": f"{images['count']} images, {_mean_of_views(images, copies)}",
+            "copies": f"{copies['count']} copies",
+        },
         "sentences": _sentences(images),
         "half_width": 50 * (images["accuracy"]["high"] - images["accuracy"]["low"]),
         "mistakes": mistakes[:MISTAKES_LISTED],
         "mistake_count": len(mistakes),
         "pictures": [_picture(picture) for picture in run.pictures if picture.part == part],
     }
+
+
+def _mean_of_views(images: Mapping[str, Any], copies: Mapping[str, Any]) -> str:
+    """'mean of five views' for five copies an image."""
+    words = {2: "two", 3: "three", 4: "four", 5: "five"}
+    views, rest = divmod(copies["count"], images["count"])
+    return "mean of their views" if rest else f"mean of {words.get(views, views)} views"
 
 
 def _sentences(images: Mapping[str, Any]) -> list[str]:

@@ -16,10 +16,11 @@ from jaxbusi.evaluation.predictions import Predictions
 def summarize(
     predictions: Predictions, *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """All scores of one part, on the images themselves and on all their copies.
+    """All scores of one part: on the images, on all their copies, and on the means of the copies.
 
     Returns:
-      {'images': {...}, 'copies': {...}}, each with
+      {'images': {...}, 'copies': {...}, 'tta': {...}}, the last of test-time augmentation: an image
+      gets the mean of the probabilities of its copies. Each with
 
       * count, sources: rows, and the independent source images among them;
       * accuracy, precision, recall, f1, auc: {value, low, high}, the last four macro averages;
@@ -28,9 +29,13 @@ def summarize(
       * exact: the keys, as 'per_class.normal.recall', whose interval is the exact binomial one
         because the bootstrap had no spread.
 
-      None stands for what is not defined (see `metrics`). Without copies both are the same.
+      None stands for what is not defined (see `metrics`). Without copies all are the same.
     """
-    rows = {"images": predictions.originals(), "copies": predictions}
+    rows = {
+        "images": predictions.originals(),
+        "copies": predictions,
+        "tta": predictions.mean_of_views(),
+    }
     return {
         name: _summarize_rows(part, resamples=resamples, seed=seed) for name, part in rows.items()
     }
