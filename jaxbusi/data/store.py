@@ -161,7 +161,8 @@ class ImageStore:
             for record, result in zip(records, results, strict=True):
                 if isinstance(result, ImageError):
                     if on_bad == "error":
-                        raise result
+                        hint = "or leave such images out with config.data.on_bad_image='skip'"
+                        raise ImageError(record.name, f"{result.reason}; {hint}") from result
                     self.skipped.append((record.name, result.reason))
                     continue
                 self.records.append(record)
