@@ -259,6 +259,17 @@ def test_max_pool(
     np.testing.assert_array_equal(y[0, 0, :, 0] + 100.0, expected)
 
 
+def test_max_pool_as_torch_where_values_are_equal_or_not_numbers() -> None:
+    x = jnp.asarray([[1.0, 3.0, 3.0, 0.0], [3.0, 2.0, 0.0, 0.0]])[None, :, :, None]
+    gradient = jax.grad(lambda x: max_pool(x, window=2, stride=2).sum())(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1, 1, 0], [0, 0, 0, 0]])
+    for place in range(4):
+        broken = x.at[0, place // 2, place % 2, 0].set(jnp.nan)
+        y = max_pool(broken, window=2, stride=2)
+        assert jnp.isnan(y[0, 0, 0, 0])
+        assert y[0, 0, 1, 0] == 3.0
+
+
 @pytest.mark.parametrize(
     ("length", "bins"),
     [

@@ -1,6 +1,8 @@
 """Pooling with torch's borders: explicit padding, `ceil_mode`, adaptive averages."""
 
-import flax.linen as nn
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,23 @@ def max_pool(
         (padding, padding + (_overhang(size, window, stride, padding) if ceil_mode else 0))
         for size in x.shape[1:3]
     )
-    return nn.max_pool(x, (window, window), (stride, stride), sides)
+    x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
+    # From the first pixel of the first window to that of the last one, and behind it.
+    height, width = ((size - window) // stride * stride + 1 for size in x.shape[1:3])
+    pixels = [
+        jax.lax.slice(
+            x,
+            (0, row, column, 0),
+            (x.shape[0], row + height, column + width, x.shape[3]),
+            (1, stride, stride, 1),
+        )
+        for row, column in itertools.product(range(window), range(window))
+    ]
+    # One comparison after another, because the gradient of XLA's own window maximum is slow. As in
+    # torch the first of equal values wins, and gets the gradient; NaN wins always.
+    return functools.reduce(
+        lambda best, new: jnp.where((new > best) | jnp.isnan(new), new, best), pixels
+    )
 
 
 def _overhang(size: int, window: int, stride: int, padding: int) -> int:
