@@ -58,8 +58,14 @@ def exact_gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
 
-def _dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=transformer_kernel, name=name)
+def _dense(x: jax.Array, features: int, dtype: Dtype, name: str) -> jax.Array:
+    """[B, T, d] to [B, T, features]; each token on its own, so that all of them make one matrix.
+
+    The gradient of a kernel is then one matrix product: with two axes to sum over, XLA's CPU code
+    takes half as long again for a whole layer.
+    """
+    dense = nn.Dense(features, dtype=dtype, kernel_init=transformer_kernel, name=name)
+    return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 
 def _layer_norm(x: jax.Array, dtype: Dtype, name: str) -> jax.Array:
@@ -102,7 +108,7 @@ class Attention(nn.Module):
         """[B, T, width] to the same shape."""
         batch, tokens, width = x.shape
         size = width // self.heads
-        projected = _dense(3 * width, self.dtype, "qkv")(x)
+        projected = _dense(x, 3 * width, self.dtype, "qkv")
         projected = projected.reshape(batch, tokens, 3, self.heads, size)
         query, key, value = (projected[:, :, i] for i in range(3))
         scores = jnp.einsum(
@@ -110,7 +116,7 @@ class Attention(nn.Module):
         )
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        return _dense(width, self.dtype, "proj")(mixed.reshape(batch, tokens, width))
+        return _dense(mixed.reshape(batch, tokens, width), width, self.dtype, "proj")
 
 
 class EncoderLayer(nn.Module):
@@ -133,8 +139,8 @@ class EncoderLayer(nn.Module):
         """[B, T, width] to the same shape."""
         y = Attention(self.heads, self.dtype, name="attn")(_layer_norm(x, self.dtype, "norm1"))
         x = x + (LayerScale(name="ls1")(y) if self.layer_scale else y)
-        y = _dense(self.mlp, self.dtype, "fc1")(_layer_norm(x, self.dtype, "norm2"))
-        y = _dense(x.shape[-1], self.dtype, "fc2")(exact_gelu(y))
+        y = _dense(_layer_norm(x, self.dtype, "norm2"), self.mlp, self.dtype, "fc1")
+        y = _dense(exact_gelu(y), x.shape[-1], self.dtype, "fc2")
         return x + (LayerScale(name="ls2")(y) if self.layer_scale else y)
 
 
