@@ -164,3 +164,24 @@ def create_state(
         )
 
     return jax.jit(init, out_shardings=replicated(mesh))()
+
+
+def abstract_variables(model: nn.Module, mesh: Mesh, *, image_size: int) -> Tree:
+    """Returns the shapes of {'params', 'batch_stats'}, replicated over the mesh, for a restore.
+
+    Args:
+      model: a `Classifier`.
+      mesh: from `make_mesh`.
+      image_size: side of the model's square input, pixels.
+    """
+
+    def init() -> Tree:
+        state = create_state(
+            model, optax.identity(), mesh, seed=0, image_size=image_size, average=False
+        )
+        return state.variables()
+
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(init),
+    )

@@ -26,10 +26,10 @@ from jaxbusi.mixing import Mixing
 from jaxbusi.models.fusion import Classifier
 from jaxbusi.optim import make_optimizer, make_schedule
 from jaxbusi.settings import ModelSettings, Settings
-from jaxbusi.state import TrainState, create_state, make_mesh
+from jaxbusi.state import TrainState, Tree, abstract_variables, create_state, make_mesh
 from jaxbusi.steps import train_step
 
-__all__ = ["Stopped", "build_model", "evaluate", "train_and_evaluate"]
+__all__ = ["Stopped", "build_model", "evaluate", "load_model", "train_and_evaluate"]
 
 
 def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
         loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator)
         state = loop.train(state, step_fn, parts["train"])
         checkpoints.wait()
-        return _evaluate(state, evaluator, checkpoints, settings, workdir, parts)
+        return _evaluate(state.variables(), evaluator, checkpoints, settings, workdir, parts)
     finally:
         checkpoints.close()
 
@@ -101,12 +101,33 @@ def evaluate(config: Mapping[str, Any] | None, workdir: str | Path) -> dict[str,
     stored = workdirs.read_settings(workdir)
     settings = stored if config is None else Settings.from_config(config)
     mesh, model, parts = _prepare(settings, workdir)
-    best = settings.data.validation_fraction > 0
-    checkpoints = Checkpoints(workdir / "checkpoints", best=best, read_only=True)
+    checkpoints = _saved(workdir, settings)
     try:
-        state = _random_state(model, optax.identity(), mesh, settings)
+        like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
         evaluator = Evaluator(model, mesh, settings, parts)
-        return _evaluate(state, evaluator, checkpoints, settings, workdir, parts)
+        return _evaluate(like, evaluator, checkpoints, settings, workdir, parts)
+    finally:
+        checkpoints.close()
+
+
+def load_model(workdir: str | Path, mesh: Mesh) -> tuple[Settings, Classifier, Tree]:
+    """Returns a run's settings, its classifier and the weights that its evaluation applies.
+
+    Args:
+      workdir: a folder that `train_and_evaluate` wrote.
+      mesh: where the weights go.
+
+    Raises:
+      UserError: the workdir holds no run or no checkpoint.
+    """
+    workdir = Path(workdir)
+    settings = workdirs.read_settings(workdir)
+    model = build_model(settings.model, settings.compute_dtype)
+    checkpoints = _saved(workdir, settings)
+    try:
+        like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
+        step = _evaluated_step(checkpoints, settings, workdir)
+        return settings, model, checkpoints.restore_variables(like, step)
     finally:
         checkpoints.close()
 
@@ -219,8 +240,24 @@ def _check_batch_size(settings: Settings, mesh: Mesh) -> None:
         )
 
 
+def _saved(workdir: Path, settings: Settings) -> Checkpoints:
+    best = settings.data.validation_fraction > 0
+    return Checkpoints(workdir / "checkpoints", best=best, read_only=True)
+
+
+def _evaluated_step(checkpoints: Checkpoints, settings: Settings, workdir: Path) -> int:
+    """The step of the checkpoint that `config.checkpoint.evaluate` names."""
+    best = settings.checkpoint.evaluate == "best"
+    step = checkpoints.best_step() if best else checkpoints.latest_step()
+    if step is None:
+        raise UserError(
+            f"{workdir}/checkpoints holds no {settings.checkpoint.evaluate} checkpoint; train first"
+        )
+    return step
+
+
 def _evaluate(
-    state: TrainState,
+    like: Tree,
     evaluator: Evaluator,
     checkpoints: Checkpoints,
     settings: Settings,
@@ -231,13 +268,8 @@ def _evaluate(
 
     They are read back even after training, so that what is reported is what is on disk.
     """
-    best = settings.checkpoint.evaluate == "best"
-    step = checkpoints.best_step() if best else checkpoints.latest_step()
-    if step is None:
-        raise UserError(
-            f"{workdir}/checkpoints holds no {settings.checkpoint.evaluate} checkpoint; train first"
-        )
-    variables = checkpoints.restore_variables(state.variables(), step)
+    step = _evaluated_step(checkpoints, settings, workdir)
+    variables = checkpoints.restore_variables(like, step)
     predictions = {name: evaluator.predict(variables, name) for name in evaluator.evaluated}
     checkpoint = {"step": step, "chosen": settings.checkpoint.evaluate}
     return write_evidence(workdir, settings, predictions, parts, checkpoint)

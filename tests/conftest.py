@@ -11,6 +11,10 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 
+from jaxbusi import train
+from jaxbusi.data.phantoms import write_phantoms
+from tests.tiny import TinyModel
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -23,3 +27,17 @@ def busi_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"needs the BUSI folder, not found at {root}; set JAXBUSI_BUSI to it")
     return root
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30 synthetic images; not to be written to."""
+    folder = tmp_path_factory.mktemp("set") / "phantoms"
+    write_phantoms(folder, count=30, seed=0, size=64)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run trains a model of a few hundred parameters."""
+    monkeypatch.setattr(train, "build_model", lambda *_: TinyModel(dropout=0.3))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import os
 import signal
 
 import flax.linen as nn
@@ -17,7 +16,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from configs import fusion
 from jaxbusi import loop, train
 from jaxbusi.checkpoints import Checkpoints
-from jaxbusi.data.phantoms import write_phantoms
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.logs import read_history
 from jaxbusi.loop import Durations
@@ -30,6 +28,7 @@ from jaxbusi.settings import Settings
 from jaxbusi.state import batch_sharding, create_state, make_mesh, replicated
 from jaxbusi.steps import train_step
 from jaxbusi.train import Stopped, train_and_evaluate
+from tests.runs import make_config, stop_after
 from tests.tiny import TinyModel
 
 TINY_VIT = ViTSize(patch=8, width=16, depth=2, heads=2, mlp=32)
@@ -577,30 +576,6 @@ def test_a_mixed_step_minimises_the_loss_of_its_mixture():
 # --- whole runs ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("set") / "phantoms"
-    write_phantoms(folder, count=30, seed=0, size=64)
-    return folder
-
-
-def make_config(root, **changes):
-    """fusion.py for 30 images of 16 pixels: 24 of them x 2 copies are 6 steps of 8 an epoch."""
-    config = fusion.get_config()
-    config.update_from_flattened_dict(
-        {
-            "num_epochs": 2.0,
-            "batch_size": 8,
-            "data.root": str(root),
-            "data.copies": 2,
-            "data.augment.resize": 18,
-            "data.augment.crop": 16,
-            **changes,
-        }
-    )
-    return config
-
-
 EVERYTHING = {
     "freeze.vit": 0.75,
     "optim.name": "adamw",
@@ -623,18 +598,6 @@ def saved(workdir):
     restored = checkpoints._manager.restore(checkpoints.latest_step())
     checkpoints.close()
     return dict(restored.items())
-
-
-def stop_after(monkeypatch, wanted):
-    """Sends this process SIGTERM when the loss of step `wanted` has been looked at."""
-    update = loop.Progress.update
-
-    def stopping(self, *, step, **values):
-        update(self, step=step, **values)
-        if step == wanted:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop.Progress, "update", stopping)
 
 
 @pytest.fixture

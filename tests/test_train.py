@@ -2,51 +2,20 @@
 
 import csv
 import json
-import os
-import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from configs import fusion
-from jaxbusi import loop, train
+from jaxbusi import loop
 from jaxbusi.checkpoints import Checkpoints
-from jaxbusi.data.phantoms import write_phantoms
 from jaxbusi.errors import UserError
 from jaxbusi.logs import read_history
 from jaxbusi.train import Stopped, evaluate, train_and_evaluate
-from tests.tiny import TinyModel
+from tests.runs import make_config, stop_after
 
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("set") / "phantoms"
-    write_phantoms(folder, count=30, seed=0, size=64)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def tiny_model(monkeypatch):
-    monkeypatch.setattr(train, "build_model", lambda *_: TinyModel(dropout=0.3))
-
-
-def make_config(root, **changes):
-    """fusion.py for 30 images of 16 pixels: 24 of them x 2 copies are 6 steps of 8 an epoch."""
-    config = fusion.get_config()
-    config.update_from_flattened_dict(
-        {
-            "num_epochs": 2.0,
-            "batch_size": 8,
-            "data.root": str(root),
-            "data.copies": 2,
-            "data.augment.resize": 18,
-            "data.augment.crop": 16,
-            **changes,
-        }
-    )
-    return config
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 def final_state(workdir):
@@ -107,20 +76,6 @@ def test_the_learning_curves_have_a_point_an_epoch(tmp_path, phantoms):
     for line in history:
         assert {"step", "epoch", "part", "loss", "accuracy", "precision", "recall"} <= set(line)
     assert [line["epoch"] for line in history] == [1.0, 1.0, 2.0, 2.0]
-
-
-def stop_after(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal when the loss of `step` has been looked at."""
-    update = loop.Progress.update
-
-    def stopping(self, *, step, **values):
-        update(self, step=step, **values)
-        if step == wanted:
-            os.kill(os.getpid(), number)
-
-    wanted = step
-    monkeypatch.setattr(loop.Progress, "update", stopping)
-    return lambda: monkeypatch.setattr(loop.Progress, "update", update)
 
 
 @pytest.mark.parametrize("stop", [2, 5, 8])

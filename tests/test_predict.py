@@ -1,0 +1,57 @@
+"""A finished run as a function: the probabilities of its evaluation, for images of any size."""
+
+import numpy as np
+import pytest
+
+from jaxbusi.data.busi import read_records
+from jaxbusi.data.images import decode_image
+from jaxbusi.errors import UserError
+from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.predict import Predictor
+from jaxbusi.train import train_and_evaluate
+from tests.runs import make_config
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+@pytest.fixture
+def run(tmp_path, phantoms):
+    train_and_evaluate(make_config(phantoms, num_epochs=1.0, ema_decay=0.5), tmp_path)
+    return tmp_path, phantoms
+
+
+def test_the_probabilities_are_those_of_the_evaluation(run):
+    workdir, folder = run
+    rows = Predictions.read_csv(workdir / "predictions_test.csv")
+    files = {record.name: record.image for record in read_records(folder)}
+    first = [index for index, copy in enumerate(rows.copy) if copy == 0]
+    images = [decode_image(files[rows.image[index]].read_bytes(), "image") for index in first]
+    predictor = Predictor.load(workdir)
+    probabilities = predictor(images)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, rows.probabilities[first], atol=1e-6)
+    assert predictor.classes == ("benign", "malignant", "normal")
+
+    # More than one batch, of other sizes: each as if alone.
+    rng = np.random.default_rng(0)
+    many = [rng.integers(0, 256, (20 + i, 50 - i, 3), np.uint8) for i in range(19)]
+    together = predictor(many)
+    assert together.shape == (19, 3)
+    np.testing.assert_allclose(together.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(together[17:18], predictor([many[17]]), atol=1e-6)
+    np.testing.assert_allclose(predictor(np.stack([many[0]] * 2))[1], together[0], atol=1e-6)
+    assert predictor([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8)],
+)
+def test_other_arrays_are_refused(run, image):
+    with pytest.raises(ValueError, match=r"uint8\[H, W, 3\]"):
+        Predictor.load(run[0])([image])
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        Predictor.load(tmp_path)
