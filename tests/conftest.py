@@ -1,12 +1,21 @@
 """Strict promotion and several fake devices for every test; set before JAX starts."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 ).strip()
+# Many tests train the same small model: what one has compiled, the others and the commands they
+# start find here. An empty folder each time, so that no stale program survives.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled")
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 import jax
 import pytest
