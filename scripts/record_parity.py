@@ -1,4 +1,4 @@
-"""Records what PyTorch gives for the cases of tests/test_parity.py and tests/test_optim_parity.py.
+"""Records what PyTorch gives for the cases of tests/test_parity.py and tests/test_optim.py.
 
     pip install -e '.[parity]'
     python scripts/record_parity.py

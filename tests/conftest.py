@@ -1,6 +1,7 @@
 """Strict promotion and several fake devices for every test; set before JAX starts."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,12 +11,9 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 # Many tests train the same small model: what one has compiled, the others and the commands they
 # start find here. An empty folder each time, so that no stale program survives.
-COMPILED = tempfile.TemporaryDirectory(prefix="compiled")
-os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
@@ -26,6 +24,10 @@ from tests.tiny import TinyModel
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,123 @@
+"""Every command of the README is run as it is written, on small images and for a few steps."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import fusion
+from jaxbusi.data.phantoms import write_phantoms
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+# What is put behind a training command so that it takes seconds: the words before it stay.
+SMALL = [
+    "--config.num_epochs=0.1",
+    "--config.batch_size=4",
+    "--config.data.copies=2",
+    "--config.data.augment.resize=36",
+    "--config.data.augment.crop=32",
+    "--config.model.vit=Ti16",
+]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Every line of the shell blocks, joined where it goes on, without its comment."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a reader has: the clone's files, BUSI and a second hospital."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    write_phantoms(folder / "Dataset_BUSI_with_GT", count=30, seed=0, size=64)
+    write_phantoms(folder / "second_hospital", count=9, seed=1, size=64)
+    return folder
+
+
+def run(words, folder):
+    result = subprocess.run(
+        [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, f"{shlex.join(words)}\n{result.stderr[-2000:]}"
+
+
+def test_the_python_commands_in_their_order(folder):
+    found = [words for words in commands() if words[0] == "python"]
+    trained = 0
+    for words in found:
+        trains = "--config" in words
+        run([*words, *SMALL] if trains else words, folder)
+        if trains:
+            trained += 1
+            workdir = folder / words[words.index("--workdir") + 1]
+            for name in ("report.html", "results.json", "predictions_test.csv", "split.csv"):
+                assert (workdir / name).exists()
+    assert trained >= 6
+    assert (folder / "runs/external/predictions_external.csv").exists()
+
+    # The lines of Python follow on the first run of them.
+    image = np.zeros((40, 60, 3), np.uint8)
+    for block in blocks("python"):
+        program = f"import numpy as np\nimage = np.zeros({image.shape}, np.uint8)\n{block}"
+        run(
+            ["python", "-c", f"{program}\nassert abs(benign + malignant + normal - 1) < 1e-5"],
+            folder,
+        )
+
+
+def test_nothing_else_is_in_the_shell_blocks():
+    """Other words than `python` are covered by the tests below, or by running the tests at all."""
+    others = [words for words in commands() if words[0] != "python"]
+    assert others == [
+        ["make", "demo"],
+        ["make", "test"],
+        ["python3", "-m", "venv", ".venv", "&&", "source", ".venv/bin/activate"],
+        ["pip", "install", "-c", "constraints.txt", "-e", ".[test]"],
+        ["pytest"],
+    ]
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_does_what_the_pip_commands_do(target):
+    planned = subprocess.run(
+        ["make", "-n", "-B", target], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    wanted = {"demo": "-m jaxbusi.main --config configs/demo.py --workdir runs/demo"}
+    assert "python3 -m venv .venv" in planned
+    assert "pip install -q -c constraints.txt -e '.[test]'" in planned
+    assert f".venv/bin/python {wanted.get(target, '-m pytest')}" in planned
+
+
+def test_the_files_and_extras_that_it_names_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for listing in re.findall(r"'\.\[([\w,]+)\]'", README):
+        assert set(listing.split(",")) <= set(extras)
+    for name in re.findall(r"\]\((?!http)([\w./-]+)\)", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(configs/\w+\.py|scripts/\w+\.py)`", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_settings_that_it_names_exist():
+    config = fusion.get_config()
+    for key in set(re.findall(r"\bconfig\.([a-z_][\w.]*\w)", README)) - {"json"}:
+        node = config
+        for part in key.split("."):
+            assert part in node, f"config.{key}"
+            node = node[part]
