@@ -59,6 +59,11 @@ def get_config() -> ConfigDict:
     config.model.hidden = (512, 128)  # widths between the joined features and the classes
     config.model.dropout = 0.0  # before each layer of the head
 
+    config.weights = ConfigDict()  # files that branches start from: public checkpoints, as they are
+    config.weights.resnet18 = ""  # or converted by jaxbusi.convert; empty is random
+    config.weights.vit = ""
+    config.weights.googlenet = ""
+
     config.optim = ConfigDict()
     config.optim.name = "adam"  # with L2; or 'adamw'
     config.optim.learning_rate = 1e-3

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxbusi.errors import UserError
+from jaxbusi.errors import UserError, fail
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: everything it writes.")
@@ -37,12 +37,6 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if config is None and _MODE.value == "train":
         fail("--config is missing; name a file, for instance --config configs/fusion.py")
     return left
-
-
-def fail(message: str) -> None:
-    """Prints one line and exits with status 2."""
-    print(f"jaxbusi: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
 
 
 def main(_: Sequence[str]) -> None:

@@ -63,6 +63,15 @@ class ModelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class WeightsSettings:
+    """`config.weights`: files that the branches start from; empty for none."""
+
+    resnet18: str
+    vit: str
+    googlenet: str
+
+
+@dataclasses.dataclass(frozen=True)
 class FactorSettings:
     """`config.optim.factors`: the learning rate of a branch or the head, as a multiple."""
 
@@ -136,6 +145,7 @@ class Settings:
     init_from: str
     data: DataSettings
     model: ModelSettings
+    weights: WeightsSettings
     optim: OptimSettings
     freeze: FreezeSettings
     loss: LossSettings
@@ -228,6 +238,18 @@ def _check_together(settings: Settings) -> None:
             "config.checkpoint.evaluate='best' needs config.data.validation_fraction above 0: "
             "choosing a checkpoint on the test part is not offered"
         )
+    files = {name: path for name, path in dataclasses.asdict(settings.weights).items() if path}
+    for name, path in files.items():
+        if name not in settings.model.branches:
+            raise UserError(
+                f"config.weights.{name}={path} is for a branch that config.model.branches="
+                f"{settings.model.branches} does not have"
+            )
+        if settings.init_from:
+            raise UserError(
+                f"config.init_from brings the weights of all branches, and config.weights.{name} "
+                "those of one; empty one of them"
+            )
     optim = settings.optim
     if optim.schedule == "cosine" and optim.warmup_epochs >= settings.num_epochs:
         raise UserError(

@@ -14,6 +14,7 @@ import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
+from jaxbusi import start
 from jaxbusi import workdir as workdirs
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
@@ -23,11 +24,13 @@ from jaxbusi.evaluate import Evaluator, write_evidence
 from jaxbusi.loop import Durations, Loop, Stopped
 from jaxbusi.losses import CrossEntropy, balanced_weights
 from jaxbusi.mixing import Mixing
-from jaxbusi.models.fusion import Classifier
+from jaxbusi.models.fusion import Classifier, vit_size
+from jaxbusi.models.vit import ViTSize
 from jaxbusi.optim import make_optimizer, make_schedule
 from jaxbusi.settings import ModelSettings, Settings
 from jaxbusi.state import TrainState, Tree, abstract_variables, create_state, make_mesh
 from jaxbusi.steps import train_step
+from jaxbusi.weights.load import Origin
 
 __all__ = ["Stopped", "build_model", "evaluate", "load_model", "train_and_evaluate"]
 
@@ -47,7 +50,8 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     settings, workdir = Settings.from_config(config), Path(workdir)
-    mesh, model, parts = _prepare(settings, workdir)
+    origins, pretrained = start.public_weights(settings, workdir)
+    mesh, model, parts = _prepare(settings, workdir, origins)
     durations = Durations.resolve(settings, len(parts["train"].samples))
     schedule = make_schedule(
         settings.optim,
@@ -74,7 +78,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
         best=settings.data.validation_fraction > 0,
     )
     try:
-        state = _first_state(state, checkpoints, settings)
+        state = start.first_state(state, checkpoints, settings, pretrained)
         evaluator = Evaluator(model, mesh, settings, parts)
         loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator)
         state = loop.train(state, step_fn, parts["train"])
@@ -100,7 +104,7 @@ def evaluate(config: Mapping[str, Any] | None, workdir: str | Path) -> dict[str,
     workdir = Path(workdir)
     stored = workdirs.read_settings(workdir)
     settings = stored if config is None else Settings.from_config(config)
-    mesh, model, parts = _prepare(settings, workdir)
+    mesh, model, parts = _prepare(settings, workdir, workdirs.read_origins(workdir))
     checkpoints = _saved(workdir, settings)
     try:
         like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
@@ -122,7 +126,7 @@ def load_model(workdir: str | Path, mesh: Mesh) -> tuple[Settings, Classifier, T
     """
     workdir = Path(workdir)
     settings = workdirs.read_settings(workdir)
-    model = build_model(settings.model, settings.compute_dtype)
+    model = build_model(settings.model, settings.compute_dtype, workdirs.read_origins(workdir))
     checkpoints = _saved(workdir, settings)
     try:
         like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
@@ -132,31 +136,49 @@ def load_model(workdir: str | Path, mesh: Mesh) -> tuple[Settings, Classifier, T
         checkpoints.close()
 
 
-def build_model(settings: ModelSettings, compute_dtype: str) -> Classifier:
+def build_model(
+    settings: ModelSettings, compute_dtype: str, origins: Mapping[str, Origin] | None = None
+) -> Classifier:
     """Returns the classifier that `config.model` describes.
+
+    Args:
+      settings: `config.model`.
+      compute_dtype: `config.compute_dtype`.
+      origins: of the branches that start from public weights: each is fed images normalised as its
+        own were, and a transformer has the class token and LayerScale that its weights have.
 
     Raises:
       UserError: it names a branch, size or pooling that there is not.
     """
+    origins = origins or {}
+    vit: ViTSize | str = settings.vit
+    # The paper pools the patches; a class token is there only where the pooling reads it, or the
+    # size or the weights, being those of a public checkpoint, bring one.
+    class_token = True if settings.pooling != "mean" else None
+    if "vit" in origins:
+        origin = origins["vit"]
+        class_token = origin.class_token
+        vit = dataclasses.replace(vit_size(settings.vit), layer_scale=origin.layer_scale)
     return Classifier(
         branches=settings.branches,
-        vit=settings.vit,
+        vit=vit,
         pooling=settings.pooling,
-        # The paper pools the patches; a class token is there only where the pooling reads it or
-        # the size, being that of a public checkpoint, brings one.
-        class_token=True if settings.pooling != "mean" else None,
+        class_token=class_token,
         hidden=settings.hidden,
         dropout=settings.dropout,
+        normalization=tuple((name, o.mean, o.std) for name, o in origins.items()),
         dtype=jnp.dtype(compute_dtype),
     )
 
 
-def _prepare(settings: Settings, workdir: Path) -> tuple[Mesh, Classifier, PartSet]:
+def _prepare(
+    settings: Settings, workdir: Path, origins: Mapping[str, Origin]
+) -> tuple[Mesh, Classifier, PartSet]:
     """Checks the settings against the devices, claims the workdir and reads the images."""
     mesh = make_mesh()
     _check_batch_size(settings, mesh)
-    model = build_model(settings.model, settings.compute_dtype)
-    workdirs.prepare(workdir, settings)
+    model = build_model(settings.model, settings.compute_dtype, origins)
+    workdirs.prepare(workdir, settings, origins)
     device = jax.devices()[0]
     logging.info(
         "jax %s on %d × %s (%s), %d process(es)",
@@ -181,43 +203,6 @@ def _random_state(
         image_size=settings.data.augment.crop,
         average=settings.ema_decay > 0,
     )
-
-
-def _first_state(state: TrainState, checkpoints: Checkpoints, settings: Settings) -> TrainState:
-    """Finds where the weights come from; the first that applies decides.
-
-    1. A checkpoint of this workdir: the run goes on.
-    2. `config.init_from`: weights and batch statistics of another run, a fresh optimizer.
-    3. Scratch, with a warning.
-    """
-    step = checkpoints.latest_step()
-    if step is not None:
-        logging.info("going on from step %d of this workdir", step)
-        return checkpoints.restore(state, step)
-    if settings.init_from:
-        return _weights_of_another_run(state, Path(settings.init_from))
-    logging.warning(
-        "the weights start at random; 780 images cannot train a transformer from there to what "
-        "the paper reports (config.init_from starts from another run)"
-    )
-    return state
-
-
-def _weights_of_another_run(state: TrainState, folder: Path) -> TrainState:
-    if not (folder / "checkpoints").is_dir():
-        raise UserError(f"config.init_from={folder} is no workdir: it has no checkpoints folder")
-    other = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        step = other.latest_step()
-        if step is None:
-            raise UserError(f"config.init_from={folder} holds no finished checkpoint")
-        variables = other.restore_variables(state.variables(), step)
-    finally:
-        other.close()
-    logging.info("weights from step %d of %s", step, folder)
-    # The average gets buffers of its own: a donated state may hold no buffer twice.
-    average = None if state.average is None else jax.tree.map(jnp.copy, variables)
-    return dataclasses.replace(state, **variables, average=average)
 
 
 def _loss(settings: Settings, labels: np.ndarray) -> CrossEntropy:

@@ -1,5 +1,6 @@
 """config.json: what a run was, so that it can be gone on with, evaluated and repeated."""
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -14,6 +15,7 @@ from jaxbusi import __version__
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation import atomic
 from jaxbusi.settings import Settings, differences
+from jaxbusi.weights.load import Origin
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -21,8 +23,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 _FREE = ("root", "external", "workers", "cache_gib")
 
 
-def prepare(workdir: Path, settings: Settings) -> None:
+def prepare(workdir: Path, settings: Settings, origins: Mapping[str, Origin]) -> None:
     """Makes the workdir, or checks that the run in it is this one; writes config.json.
+
+    Args:
+      workdir: the folder.
+      settings: of the run.
+      origins: of the branches that start from public weights.
 
     Raises:
       UserError: the folder cannot be written, or holds a run with other settings; the message
@@ -42,17 +49,25 @@ def prepare(workdir: Path, settings: Settings) -> None:
                 f"{workdir} holds a run with other settings ({'; '.join(found)}); "
                 "name another --workdir or give the same settings"
             )
+        for branch, before in read_origins(workdir).items():
+            if origins[branch].sha256 != before.sha256:
+                raise UserError(
+                    f"config.weights.{branch} is another file than the run in {workdir} began with "
+                    f"(sha256 {before.sha256[:12]}…, now {origins[branch].sha256[:12]}…); give "
+                    "that one or name another --workdir"
+                )
     if jax.process_index() == 0:
-        text = json.dumps(describe(settings), indent=2, allow_nan=False)
+        text = json.dumps(describe(settings, origins), indent=2, allow_nan=False)
         atomic.write_bytes(path, text.encode() + b"\n")
 
 
-def describe(settings: Settings) -> dict[str, Any]:
-    """Returns what config.json holds: settings, seed, versions, devices, the command."""
+def describe(settings: Settings, origins: Mapping[str, Origin]) -> dict[str, Any]:
+    """Returns what config.json holds: settings, seed, origins, versions, devices, the command."""
     devices = jax.devices()
     return {
         "config": settings.to_json(),
         "seed": settings.seed,
+        "origins": {name: dataclasses.asdict(origin) for name, origin in origins.items()},
         "command": command_line(),
         "versions": {
             "jaxbusi": __version__,
@@ -99,6 +114,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
 def read_settings(workdir: Path) -> Settings:
     """Returns the settings of the run in a workdir."""
     return Settings.from_config(read_config(workdir)["config"])
+
+
+def read_origins(workdir: Path) -> dict[str, Origin]:
+    """Returns where the branches' first weights in a workdir come from, without random ones."""
+    stored = read_config(workdir).get("origins", {})
+    return {branch: Origin.from_json(content) for branch, content in stored.items()}
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,207 @@
+"""Which public checkpoint a state dict is, told by its names and shapes."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxbusi.errors import UserError
+from jaxbusi.models.fusion import IMAGENET_MEAN, IMAGENET_STD, Channels
+from jaxbusi.weights import google, huggingface, timm, torchvision
+from jaxbusi.weights.files import Tensors
+from jaxbusi.weights.mapping import Converted, State
+
+_HALF: Channels = (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """How the images were prepared that a checkpoint was trained on.
+
+    Attributes:
+      mean: of the channels, on the scale 0 … 1.
+      std: of the channels, on the scale 0 … 1.
+      interpolation: of the resizing, `bilinear` or `bicubic`.
+      stated: where they come from: `by the format`, `assumed`, or the name of a file beside it.
+    """
+
+    mean: Channels
+    std: Channels
+    interpolation: str
+    stated: str = "by the format"
+
+
+_IMAGENET = Statistics(IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """A checkpoint that is known.
+
+    Attributes:
+      format: in words.
+      branch: where it belongs.
+      converted: its variables under our names.
+      statistics: of its images.
+    """
+
+    format: str
+    branch: str
+    converted: Converted
+    statistics: Statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class _Format:
+    """A kind of checkpoint: its name, the names that tell it, and what becomes of it."""
+
+    name: str
+    branch: str
+    telling: tuple[str, ...]
+    convert: Callable[[State], Converted]
+    statistics: Callable[[Tensors], Statistics]
+    plain_names: Callable[[State], dict[str, np.ndarray]] = dict
+
+
+def _timm_statistics(tensors: Tensors) -> Statistics:
+    if "blocks.0.ls1.gamma" in tensors.arrays:  # DINOv2
+        return dataclasses.replace(_IMAGENET, interpolation="bicubic")
+    if tensors.wrapper == "model":  # DeiT's own files; timm's are not nested
+        return dataclasses.replace(_IMAGENET, interpolation="bicubic", stated="assumed")
+    return Statistics(_HALF, _HALF, "bicubic", stated="assumed")
+
+
+def _huggingface_statistics(tensors: Tensors) -> Statistics:
+    names = tensors.arrays
+    if any(name.endswith("layer.0.layer_scale1.lambda1") for name in names):
+        return dataclasses.replace(_IMAGENET, interpolation="bicubic")
+    if any(name.startswith("deit.") for name in names):
+        return dataclasses.replace(_IMAGENET, interpolation="bicubic")
+    return Statistics(_HALF, _HALF, "bilinear", stated="assumed")
+
+
+_FORMATS = (
+    _Format(
+        "torchvision's GoogLeNet",
+        "googlenet",
+        ("inception3a.branch1.conv.weight",),
+        # Its public auxiliary heads are untrained, and their last layers have 1000 classes.
+        lambda state: torchvision.googlenet_from_torchvision(state, auxiliary=False),
+        # torchvision turns ImageNet's statistics into these inside the model (transform_input).
+        lambda _: Statistics(_HALF, _HALF, "bilinear"),
+    ),
+    _Format(
+        "torchvision's ResNet18",
+        "resnet18",
+        ("conv1.weight", "layer1.0.conv1.weight"),
+        lambda state: _resnet18(state),
+        lambda _: _IMAGENET,
+    ),
+    _Format(
+        "timm's ViT or DeiT",
+        "vit",
+        ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+        timm.vit_from_timm,
+        _timm_statistics,
+    ),
+    _Format(
+        "Hugging Face's ViT or DINOv2",
+        "vit",
+        ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.norm1.weight"),
+        huggingface.vit_from_huggingface,
+        _huggingface_statistics,
+        huggingface.plain_names,
+    ),
+    _Format(
+        "Google's ViT (npz)",
+        "vit",
+        ("embedding/kernel", "Transformer/encoderblock_0/LayerNorm_0/scale"),
+        google.vit_from_google,
+        lambda _: Statistics(_HALF, _HALF, "bilinear"),
+        google.plain_names,
+    ),
+)
+
+
+def recognise(path: Path, tensors: Tensors) -> Recognised:
+    """Finds out what a checkpoint is and converts it.
+
+    Statistics that lie beside the file, as `preprocessor_config.json` (Hugging Face) or
+    `config.json` (timm), win over those of the format.
+
+    Args:
+      path: of the file, for messages.
+      tensors: its content.
+
+    Raises:
+      UserError: it is none of the known ones, of another architecture, or holds numbers that are
+        not finite.
+    """
+    for format_ in _FORMATS:
+        state = format_.plain_names(tensors.arrays)
+        if not all(name in state for name in format_.telling):
+            continue
+        try:
+            converted = format_.convert(state)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        _check_finite(path, state)
+        statistics = _beside(path) or format_.statistics(tensors)
+        return Recognised(format_.name, format_.branch, converted, statistics)
+    known = "; ".join(format_.name for format_ in _FORMATS)
+    names = sorted(tensors.arrays)
+    found = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    raise UserError(f"{path} is no checkpoint that is known ({known}); it holds {found}")
+
+
+def _resnet18(state: State) -> Converted:
+    blocks = [
+        len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")})
+        for stage in (1, 2, 3, 4)
+    ]
+    kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+    if blocks != [2, 2, 2, 2] or kind != "basic":
+        raise UserError(
+            f"a ResNet of {'-'.join(map(str, blocks))} {kind} blocks; the branch resnet18 has "
+            "2-2-2-2 basic blocks: take the weights of ResNet18"
+        )
+    return torchvision.resnet18_from_torchvision(state)
+
+
+def _check_finite(path: Path, state: State) -> None:
+    for name, array in state.items():
+        if array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(f"{path}: {name} holds NaN or infinite numbers; fetch the file again")
+
+
+def _beside(path: Path) -> Statistics | None:
+    """The statistics that a repository of models keeps beside its weights."""
+    for name in ("preprocessor_config.json", "config.json"):
+        try:
+            content = json.loads((path.parent / name).read_text())
+            found = _stated(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if found:
+            return dataclasses.replace(found, stated=name)
+    return None
+
+
+def _stated(content: dict[str, Any]) -> Statistics | None:
+    if "image_mean" in content:  # Hugging Face; its resample is Pillow's number
+        mean, std = content["image_mean"], content["image_std"]
+        interpolation = {2: "bilinear", 3: "bicubic"}[content.get("resample", 2)]
+    elif "mean" in content.get("pretrained_cfg", {}):
+        timms = content["pretrained_cfg"]
+        mean, std, interpolation = timms["mean"], timms["std"], timms["interpolation"]
+    else:
+        return None
+    return Statistics(_channels(mean), _channels(std), str(interpolation))
+
+
+def _channels(values: list[float]) -> Channels:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
