@@ -52,3 +52,13 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run trains a model of a few hundred parameters."""
     monkeypatch.setattr(train, "build_model", lambda *_: TinyModel(dropout=0.3))
+
+
+@pytest.fixture(scope="session")
+def dinov2_small() -> Path:
+    """The real weights of DINOv2-small under Hugging Face's names, in float16."""
+    default = Path(__file__).parents[2] / "shared" / "weights" / "dinov2-small.fp16.safetensors"
+    path = Path(os.environ.get("JAXBUSI_DINOV2", default))
+    if not path.is_file():
+        pytest.skip(f"needs DINOv2-small, not found at {path}; set JAXBUSI_DINOV2 to it")
+    return path
