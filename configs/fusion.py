@@ -33,6 +33,9 @@ def get_config() -> ConfigDict:
     config.data.train_fraction = 0.8  # of each class
     config.data.validation_fraction = 0.0  # of the training part, to choose the best checkpoint by
     config.data.copies = 5  # five-fold expansion; copy 0 of an evaluation image is the image itself
+    config.data.views = (
+        0  # augmentations of a training copy that repeat; 0 is a new one every epoch
+    )
     config.data.on_bad_image = "error"  # or 'skip': leave unreadable images out and list them
     config.data.sampling = "natural"  # or 'balanced': each class as often as the others
     config.data.cache_gib = 4.0  # decoded images are kept in memory up to this size, else streamed
@@ -81,7 +84,9 @@ def get_config() -> ConfigDict:
     config.optim.factors.head = 1.0
     config.optim.vit_layer_decay = 1.0  # once more for each transformer layer away from the head
 
-    config.freeze = ConfigDict()  # first epochs in which weights and batch statistics stay; -1: all
+    # First epochs in which a branch's weights and batch statistics stay as they are; -1 is all. The
+    # features of a branch that stays for good are computed once, where config.data.views repeat.
+    config.freeze = ConfigDict()
     config.freeze.resnet18 = 0.0
     config.freeze.vit = 0.0
     config.freeze.googlenet = 0.0

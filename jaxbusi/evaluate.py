@@ -18,6 +18,7 @@ from jaxbusi.data.parts import Part, PartSet
 from jaxbusi.data.store import ImageStore
 from jaxbusi.evaluation import figures, report, results
 from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.features import Features
 from jaxbusi.logs import read_history
 from jaxbusi.settings import Settings
 from jaxbusi.state import Metrics, Tree, batch_sharding, replicated
@@ -30,12 +31,20 @@ class Evaluator:
     The last batch of a part is padded and masked, so that every image counts once.
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh, settings: Settings, parts: PartSet):
-        """Takes the model, the devices, and the parts of `load_parts`."""
+    def __init__(
+        self,
+        model: nn.Module,
+        mesh: Mesh,
+        settings: Settings,
+        parts: PartSet,
+        features: Features | None = None,
+    ):
+        """Takes the model, the devices, the parts of `load_parts`, and features that are known."""
         whole, sharded = replicated(mesh), batch_sharding(mesh)
         self.evaluated = {name: part for name, part in parts.parts.items() if name != "train"}
         self._mesh = mesh
         self._settings = settings
+        self._features = features
         # Replicated outputs reach every process of a cluster: each can write the same files.
         self._step = jax.jit(
             functools.partial(eval_step, model=model),
@@ -48,7 +57,7 @@ class Evaluator:
         """Returns the metrics of one part's images themselves: a point of the learning curves."""
         part = self.evaluated[name]
         total = None
-        for _, device in self._batches(part, part.originals()):
+        for _, device in self._batches(name, np.flatnonzero(part.samples.copy == 0)):
             metrics, _ = self._step(variables, device)
             total = metrics if total is None else self._merge(total, metrics)
         return jax.device_get(total)
@@ -56,7 +65,7 @@ class Evaluator:
     def predict(self, variables: Tree, name: str) -> Predictions:
         """Returns the probabilities of all copies of one part, in the order of its samples."""
         part = self.evaluated[name]
-        batches = self._batches(part, part.samples)
+        batches = self._batches(name, np.arange(len(part.samples)))
         rows = np.concatenate(
             [jax.device_get(self._step(variables, device)[1]) for _, device in batches]
         )[: len(part.samples)]
@@ -70,16 +79,20 @@ class Evaluator:
         )
 
     def _batches(
-        self, part: Part, samples: pipeline.Samples
+        self, name: str, rows: np.ndarray
     ) -> Iterator[tuple[dict[str, np.ndarray], Batch]]:
+        """Batches of int[M] rows of a part's samples."""
+        part = self.evaluated[name]
         batches = pipeline.eval_batches(
             part.store,
-            samples,
+            part.samples.take(rows),
             self._settings.data.augment,
             seed=self._settings.seed,
             batch_size=self._settings.batch_size,
             shard=(jax.process_index(), jax.process_count()),
         )
+        if self._features is not None:
+            batches = self._features.attach_to(name, batches, rows)
         return pipeline.to_device(batches, self._mesh)
 
 

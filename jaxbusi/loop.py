@@ -24,6 +24,7 @@ from jaxbusi.data import pipeline
 from jaxbusi.data.parts import Part
 from jaxbusi.errors import UserError
 from jaxbusi.evaluate import Evaluator
+from jaxbusi.features import Features
 from jaxbusi.logs import Progress, RunLog
 from jaxbusi.optim import FOR_GOOD
 from jaxbusi.settings import Settings
@@ -144,6 +145,7 @@ class Loop:
       schedule: the learning rate of a step, for the log.
       checkpoints: where the state is saved.
       evaluator: measures the parts that are not trained on.
+      features: of branches that are frozen for good, or None.
     """
 
     settings: Settings
@@ -153,6 +155,7 @@ class Loop:
     schedule: optax.Schedule
     checkpoints: Checkpoints
     evaluator: Evaluator
+    features: Features | None = None
 
     def train(self, state: TrainState, step_fn: StepFn, part: Part) -> TrainState:
         """Takes the steps that are left.
@@ -242,9 +245,12 @@ class Loop:
             batch_size=self.settings.batch_size,
             start_step=start,
             balanced=self.settings.data.sampling == "balanced",
+            views=self.settings.data.views,
             workers=self.settings.data.workers,
             shard=(jax.process_index(), jax.process_count()),
         )
+        if self.features is not None:
+            batches = self.features.attach(batches)
         on_device = pipeline.to_device(batches, self.mesh)
         for _ in range(start, self.durations.total):
             yield next(on_device)

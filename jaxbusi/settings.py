@@ -44,6 +44,7 @@ class DataSettings:
     train_fraction: Annotated[float, Range("in (0, 1)", lambda value: 0 < value < 1)]
     validation_fraction: Annotated[float, Share]
     copies: Annotated[int, Above0]
+    views: Annotated[int, AtLeast0]
     on_bad_image: Literal["error", "skip"]
     sampling: Literal["natural", "balanced"]
     cache_gib: Annotated[float, AtLeast0]
@@ -165,6 +166,14 @@ class Settings:
         _check_together(settings)
         return settings
 
+    @property
+    def cached_branches(self) -> tuple[str, ...]:
+        """The branches whose features are computed once: frozen for good, on views that repeat."""
+        frozen = dataclasses.asdict(self.freeze)
+        return tuple(
+            name for name in self.model.branches if self.data.views > 0 and frozen[name] == -1
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Returns nested dictionaries and lists, as `config.json` holds them."""
         return _jsonable(dataclasses.asdict(self))
@@ -255,6 +264,13 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             f"config.optim.warmup_epochs={optim.warmup_epochs:g} leaves nothing of "
             f"config.num_epochs={settings.num_epochs:g}; warm up for less, or train longer"
+        )
+    if settings.cached_branches and (
+        settings.mixing.mixup_alpha > 0 or settings.mixing.cutmix_alpha > 0
+    ):
+        raise UserError(
+            "config.mixing blends images, of which config.data.views would keep the features of "
+            f"{' and '.join(settings.cached_branches)}; set config.data.views=0 or mix nothing"
         )
     if settings.data.sampling == settings.loss.class_weights == "balanced":
         raise UserError(

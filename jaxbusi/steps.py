@@ -12,10 +12,12 @@ from flax import linen as nn
 from jaxbusi.data.records import CLASSES
 from jaxbusi.losses import PLAIN, CrossEntropy
 from jaxbusi.mixing import UNMIXED, Mixing
+from jaxbusi.models.fusion import BRANCHES
 from jaxbusi.state import Metrics, TrainState, Tree, step_key
 
 Batch = dict[str, jax.Array]
-"""`image` uint8[B, H, W, 3], `label` int32[B], and in evaluation `mask` bool[B]."""
+"""`image` uint8[B, H, W, 3], `label` int32[B], in evaluation `mask` bool[B], and under the name of
+a branch its features f32[B, d] where they are known already."""
 
 AUXILIARY_WEIGHT = 0.3
 """Share of each auxiliary head's loss in training (GoogLeNet, section 5 of its paper)."""
@@ -69,10 +71,11 @@ def train_step(
     Returns:
       The state after the step, with the batch counted in its metrics, and a report.
     """
-    images, targets = batch["image"], batch["label"]
+    inputs, targets = _inputs(batch), batch["label"]
     if mixing.active:
         key = step_key(seed, 2, state.step)
-        images, targets = mixing(images, targets, len(CLASSES), key)
+        images, targets = mixing(batch["image"], targets, len(CLASSES), key)
+        inputs = {"images": images}
     gradient_fn = _gradient_fn(
         model.clone(frozen=frozen) if frozen else model,
         state.params,
@@ -80,7 +83,7 @@ def train_step(
         loss.mean_weight(targets),
         step_key(seed, 1, state.step),
     )
-    stats, gradients, outcome = _accumulate(gradient_fn, state, images, targets, accumulate)
+    stats, gradients, outcome = _accumulate(gradient_fn, state, inputs, targets, accumulate)
 
     # optax mixes its int32 step counters with floats, which strict promotion, on in tests, forbids.
     with jax.numpy_dtype_promotion("standard"):
@@ -115,8 +118,11 @@ class _Outcome:
     example_loss: jax.Array
 
 
-GradientFn = Callable[[Tree, jax.Array, jax.Array, jax.Array], tuple[Tree, Tree, _Outcome]]
-"""Batch statistics, images, targets and the number of a micro-batch to the statistics after it,
+Inputs = dict[str, Any]
+"""What the model is called with: `images`, and `given` where features are known."""
+
+GradientFn = Callable[[Tree, Inputs, jax.Array, jax.Array], tuple[Tree, Tree, _Outcome]]
+"""Batch statistics, inputs, targets and the number of a micro-batch to the statistics after it,
 the gradients of its loss, and the outcome."""
 
 
@@ -124,11 +130,11 @@ def _gradient_fn(
     model: nn.Module, params: Tree, loss: CrossEntropy, mean_weight: jax.Array, key: jax.Array
 ) -> GradientFn:
     def loss_fn(
-        params: Tree, stats: Tree, images: jax.Array, targets: jax.Array, key: jax.Array
+        params: Tree, stats: Tree, inputs: Inputs, targets: jax.Array, key: jax.Array
     ) -> Any:
         output, updates = model.apply(
             {"params": params, "batch_stats": stats},
-            images,
+            **inputs,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
@@ -141,37 +147,46 @@ def _gradient_fn(
         return total, (updates.get("batch_stats", {}), output.logits, example_loss)
 
     def gradient_fn(
-        stats: Tree, images: jax.Array, targets: jax.Array, index: jax.Array
+        stats: Tree, inputs: Inputs, targets: jax.Array, index: jax.Array
     ) -> tuple[Tree, Tree, _Outcome]:
         (total, (stats, logits, example_loss)), gradients = jax.value_and_grad(
             loss_fn, has_aux=True
-        )(params, stats, images, targets, jax.random.fold_in(key, index))
+        )(params, stats, inputs, targets, jax.random.fold_in(key, index))
         return stats, gradients, _Outcome(total, logits, example_loss)
 
     return gradient_fn
 
 
 def _accumulate(
-    gradient_fn: GradientFn, state: TrainState, images: jax.Array, targets: jax.Array, parts: int
+    gradient_fn: GradientFn, state: TrainState, inputs: Inputs, targets: jax.Array, parts: int
 ) -> tuple[Tree, Tree, _Outcome]:
     """Runs the parts of a batch one after the other: statistics, mean gradient and outcome."""
     if parts == 1:
-        return gradient_fn(state.batch_stats, images, targets, jnp.int32(0))
+        return gradient_fn(state.batch_stats, inputs, targets, jnp.int32(0))
 
-    def micro_step(carry: tuple[Tree, Tree], inputs: tuple[jax.Array, ...]) -> Any:
+    def micro_step(carry: tuple[Tree, Tree], part: tuple[Inputs, jax.Array, jax.Array]) -> Any:
         stats, gradients = carry
-        stats, new, outcome = gradient_fn(stats, *inputs)
+        stats, new, outcome = gradient_fn(stats, *part)
         return (stats, jax.tree.map(jnp.add, gradients, new)), outcome
 
     (stats, gradients), outcomes = jax.lax.scan(
         micro_step,
         (state.batch_stats, jax.tree.map(jnp.zeros_like, state.params)),
-        (_split(images, parts), _split(targets, parts), jnp.arange(parts, dtype=jnp.int32)),
+        (
+            jax.tree.map(lambda x: _split(x, parts), inputs),
+            _split(targets, parts),
+            jnp.arange(parts, dtype=jnp.int32),
+        ),
     )
     outcome = _Outcome(
         jnp.mean(outcomes.loss), _join(outcomes.logits), _join(outcomes.example_loss)
     )
     return stats, jax.tree.map(lambda g: g / parts, gradients), outcome
+
+
+def _inputs(batch: Batch) -> Inputs:
+    given = {name: batch[name] for name in BRANCHES if name in batch}
+    return {"images": batch["image"]} | ({"given": given} if given else {})
 
 
 def _put_back(new: Tree, old: Tree, names: tuple[str, ...]) -> Tree:
@@ -204,7 +219,7 @@ def eval_step(variables: Tree, batch: Batch, *, model: nn.Module) -> tuple[Metri
     Returns:
       Metrics over the unmasked rows, and probabilities float32[B, 3] of all rows.
     """
-    output: Any = model.apply(variables, batch["image"], train=False)
+    output: Any = model.apply(variables, **_inputs(batch), train=False)
     loss = optax.softmax_cross_entropy_with_integer_labels(output.logits, batch["label"])
     metrics = Metrics.single_from_model_output(
         logits=output.logits, labels=batch["label"], example_loss=loss, mask=batch["mask"]

@@ -21,6 +21,7 @@ from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 from jaxbusi.evaluate import Evaluator, write_evidence
+from jaxbusi.features import compute_features
 from jaxbusi.loop import Durations, Loop, Stopped
 from jaxbusi.losses import CrossEntropy, balanced_weights
 from jaxbusi.mixing import Mixing
@@ -79,8 +80,11 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
     )
     try:
         state = start.first_state(state, checkpoints, settings, pretrained)
-        evaluator = Evaluator(model, mesh, settings, parts)
-        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator)
+        features = compute_features(
+            model, state.variables(), mesh, settings, parts, workdir / "features"
+        )
+        evaluator = Evaluator(model, mesh, settings, parts, features)
+        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator, features)
         state = loop.train(state, step_fn, parts["train"])
         checkpoints.wait()
         return _evaluate(state.variables(), evaluator, checkpoints, settings, workdir, parts)
@@ -108,6 +112,7 @@ def evaluate(config: Mapping[str, Any] | None, workdir: str | Path) -> dict[str,
     checkpoints = _saved(workdir, settings)
     try:
         like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
+        # Features that training kept are left aside: this looks at the images again.
         evaluator = Evaluator(model, mesh, settings, parts)
         return _evaluate(like, evaluator, checkpoints, settings, workdir, parts)
     finally:

@@ -40,9 +40,13 @@ class TwoBranches(nn.Module):
     frozen: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> Output:
+    def __call__(self, images: jax.Array, *, train: bool, given=None) -> Output:
         x = images.astype(jnp.float32) / 255.0
-        features = {name: self._branch(x, name, train) for name in ("resnet18", "vit")}
+        given = given or {}
+        features = {
+            name: given[name] if name in given else self._branch(x, name, train)
+            for name in ("resnet18", "vit")
+        }
         joined = jnp.concatenate(list(features.values()), axis=-1)
         return Output(nn.Dense(3, name="head")(joined), (), features)
 

@@ -107,6 +107,7 @@ def test_a_training_batch(store, samples):
         "image": ((4, 16, 16, 3), "uint8"),
         "label": ((4,), "int32"),
         "index": ((4,), "int32"),
+        "view": ((4,), "int32"),
     }
     np.testing.assert_array_equal(batch["label"], samples.label[batch["index"]])
 
@@ -118,6 +119,22 @@ def test_every_epoch_has_every_sample_once_in_its_own_order(store, samples):
     assert len({tuple(epoch) for epoch in epochs}) == 4
     others = train(store, samples, 15, seed=8)["index"].reshape(4, COUNT)
     assert not {tuple(epoch) for epoch in epochs} & {tuple(epoch) for epoch in others}
+
+
+def test_views_come_again_and_can_be_had_in_order(store, samples):
+    """Four epochs of two views: each sample's images are those of `eval_batches` with that view."""
+    sequence = train(store, samples, 15, views=2)
+    np.testing.assert_array_equal(sequence["view"], np.repeat([0, 1, 0, 1], COUNT))
+    ordered = [join(evaluate(store, samples, view=view))["image"][:COUNT] for view in (0, 1)]
+    assert np.any(ordered[0] != ordered[1])
+    for view, row, image in zip(
+        sequence["view"], sequence["index"], sequence["image"], strict=True
+    ):
+        np.testing.assert_array_equal(image, ordered[view][row])
+    fresh = train(store, samples, 15)
+    np.testing.assert_array_equal(fresh["view"], np.repeat([0, 1, 2, 3], COUNT))
+    np.testing.assert_array_equal(fresh["image"][: 2 * COUNT], sequence["image"][: 2 * COUNT])
+    assert np.any(fresh["image"][2 * COUNT :] != sequence["image"][2 * COUNT :])
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ class Part:
     store: ImageStore
     samples: pipeline.Samples
 
-    def originals(self) -> pipeline.Samples:
-        """Returns the samples that are the images themselves."""
-        keep = self.samples.copy == 0
-        columns = dataclasses.asdict(self.samples).items()
-        return pipeline.Samples(**{name: column[keep] for name, column in columns})
-
 
 @dataclasses.dataclass(frozen=True)
 class PartSet:

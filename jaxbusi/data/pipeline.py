@@ -8,6 +8,7 @@ alone.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Generator, Iterator
 
@@ -23,8 +24,9 @@ from jaxbusi.data.store import ImageStore, usable_cores
 from jaxbusi.errors import UserError
 
 Batch = dict[str, np.ndarray]
-"""On the host: image uint8[B, crop, crop, 3], label int32[B], index int32[B]; evaluation adds mask
-bool[B]. `index` is the row of the samples."""
+"""On the host: image uint8[B, crop, crop, 3], label int32[B], and index int32[B], the row of the
+samples; training adds view int32[B], the epoch whose augmentation it is, and evaluation mask
+bool[B]."""
 
 _MOST_THREADS = 16  # each holds a batch of its own
 
@@ -45,6 +47,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def take(self, rows: np.ndarray) -> "Samples":
+        """Returns the samples of int[M] rows."""
+        return Samples(self.image[rows], self.copy[rows], self.label[rows])
 
 
 def expand(rows: ArrayLike, labels: ArrayLike, copies: ArrayLike) -> Samples:
@@ -73,6 +79,7 @@ def train_batches(
     seed: int,
     batch_size: int,
     balanced: bool = False,
+    views: int = 0,
     start_step: int = 0,
     workers: int = 0,
     shard: tuple[int, int] = (0, 1),
@@ -95,6 +102,7 @@ def train_batches(
       seed: decides order and augmentation.
       batch_size: samples a step, over all shards.
       balanced: whether each class comes as often as the others.
+      views: after so many epochs their augmentations come again; 0 augments every epoch anew.
       start_step: the number of steps already taken; the batches are those that follow.
       workers: processes; 0 uses threads of this one.
       shard: (index, count); of each batch, this is the index-th of count equal parts in sequence.
@@ -110,7 +118,7 @@ def train_batches(
     local = _share(batch_size, shard)
     if len(samples) == 0:
         raise ValueError("there are no samples to train on")
-    loader = _Loader(store, samples, settings, seed)
+    loader = _Loader(store, samples, settings, seed, views)
     if balanced:
         plan = _balanced_order(samples.label, seed)
     else:
@@ -157,13 +165,17 @@ def eval_batches(
     *,
     seed: int,
     batch_size: int,
+    view: int | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Generator[Batch]:
     """All samples once, in order; copy 0 is the image itself, the others are augmented.
 
-    The augmentation is that of epoch 0, and so the same at every evaluation. The last batch is
-    filled up to the full size with black images of label 0 and index -1, where `mask` is False, so
-    that one compiled shape serves all; every shard gets the same number of batches.
+    The augmentation is that of epoch 0, and so the same at every evaluation. With `view` given it
+    is instead what training sees in that epoch, copy 0 augmented too.
+
+    The last batch is filled up to the full size with black images of label 0 and index -1, where
+    `mask` is False, so that one compiled shape serves all; every shard gets the same number of
+    batches.
 
     Args:
       store: the images; made with the sizes of `settings`.
@@ -171,6 +183,7 @@ def eval_batches(
       settings: the augmentation of copies.
       seed: decides the augmentation of copies.
       batch_size: samples a step, over all shards.
+      view: an epoch of training, or None for what evaluation sees.
       shard: (index, count); of each batch, this is the index-th of count equal parts in sequence.
 
     Returns:
@@ -185,7 +198,8 @@ def eval_batches(
     loader = _Loader(store, samples, settings, seed)
     padded = -(-len(samples) // batch_size) * batch_size
     plan = grain.MapDataset.range(padded).batch(local)[shard[0] :: shard[1]]
-    return _iterate(plan.map(loader.evaluate), _threads(store))
+    evaluate = functools.partial(loader.evaluate, view=view)
+    return _iterate(plan.map(evaluate), _threads(store))
 
 
 def to_device(
@@ -269,7 +283,14 @@ def _iterate(plan: grain.MapDataset[Batch], threads: int, workers: int = 0) -> G
 class _Loader:
     """Turns rows of the samples into batches. Travels to worker processes."""
 
-    def __init__(self, store: ImageStore, samples: Samples, settings: AugmentSettings, seed: int):
+    def __init__(
+        self,
+        store: ImageStore,
+        samples: Samples,
+        settings: AugmentSettings,
+        seed: int,
+        views: int = 0,
+    ):
         if (store.resize, store.crop) != (settings.resize, settings.crop):
             raise ValueError(
                 f"the store holds images of {store.resize} and {store.crop} pixels, the "
@@ -279,16 +300,21 @@ class _Loader:
         self._samples = samples
         self._settings = settings
         self._seed = seed
+        self._views = views
         self._names = [_words(record.name) for record in store.records]
 
     def train(self, plan: np.ndarray) -> Batch:
         """The batch of int[B, 2] epochs and rows."""
+        epochs = plan[:, 0] % self._views if self._views else plan[:, 0]
         batch = self._empty(plan[:, 1])
-        for image, (epoch, row) in zip(batch["image"], plan.tolist(), strict=True):
+        batch["view"] = epochs.astype(np.int32)
+        for image, epoch, row in zip(
+            batch["image"], epochs.tolist(), plan[:, 1].tolist(), strict=True
+        ):
             self._augment(row, epoch, image)
         return batch
 
-    def evaluate(self, rows: np.ndarray) -> Batch:
+    def evaluate(self, rows: np.ndarray, *, view: int | None = None) -> Batch:
         """The batch of int[B] rows, of which those beyond the last are padding."""
         mask = rows < len(self._samples)
         batch = self._empty(np.where(mask, rows, -1))
@@ -297,10 +323,10 @@ class _Loader:
         for image, row in zip(batch["image"], batch["index"].tolist(), strict=True):
             if row < 0:
                 image[:] = 0
-            elif self._samples.copy[row] == 0:
+            elif view is None and self._samples.copy[row] == 0:
                 image[:] = self._store.view(self._samples.image[row])
             else:
-                self._augment(row, 0, image)
+                self._augment(row, view or 0, image)
         return batch
 
     def _empty(self, rows: np.ndarray) -> Batch:

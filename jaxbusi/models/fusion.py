@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import flax.linen as nn
 import flax.struct
@@ -128,11 +128,14 @@ class Classifier(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> Output:
+    def __call__(
+        self, images: jax.Array, *, train: bool, given: Mapping[str, jax.Array] | None = None
+    ) -> Output:
         """Classifies images.
 
         Args:
           images: [B, H, W, 3], RGB on the scale 0 … 255, uint8 or floating.
+          given: features f32[B, d] of branches that need not look at the images again.
           train: whether batch statistics, dropout and auxiliary heads are in use. Dropout needs a
             random stream named `dropout`; batch statistics a mutable collection `batch_stats`.
 
@@ -143,6 +146,9 @@ class Classifier(nn.Module):
         auxiliary: tuple[jax.Array, ...] = ()
         features: dict[str, jax.Array] = {}
         for name in self.branches:
+            if given and name in given:
+                features[name] = given[name]
+                continue
             inputs = self._normalize(scaled, name).astype(self.dtype)
             learns = train and name not in self.frozen
             if name == "resnet18":

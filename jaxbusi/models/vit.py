@@ -231,6 +231,6 @@ def check_pooling(size: ViTSize, pooling: str) -> None:
         raise UserError(f"config.model.pooling={pooling!r} is unknown: use one of {list(known)}")
     if pooling != "mean" and not size.class_token:
         raise UserError(
-            f"config.model.pooling={pooling!r} needs a class token, which this transformer does not "
-            "have: take weights that bring one, or config.model.pooling='mean'"
+            f"config.model.pooling={pooling!r} needs a class token, which this transformer does "
+            "not have: take weights that bring one, or config.model.pooling='mean'"
         )

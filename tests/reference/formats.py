@@ -6,12 +6,15 @@ by `scripts/record_parity.py`.
 """
 
 import dataclasses
+import functools
 import hashlib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -221,7 +224,7 @@ def _hf_features(x: np.ndarray, size: ViTSize) -> np.ndarray:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    geometry = {
+    geometry: dict[str, Any] = {
         "hidden_size": size.width,
         "num_hidden_layers": size.depth,
         "num_attention_heads": size.heads,
@@ -229,6 +232,7 @@ def _hf_features(x: np.ndarray, size: ViTSize) -> np.ndarray:
         "patch_size": size.patch,
     }
     more: dict[str, bool] = {}
+    module: Any
     if size.layer_scale:
         module = transformers.Dinov2Model(transformers.Dinov2Config(mlp_ratio=4, **geometry))
         state, x = _hf_dinov2(classic=False), _normalised(x, IMAGENET)
@@ -252,7 +256,7 @@ class _BigVision(nn.Module):
     size: ViTSize
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         size = self.size
         x = nn.Conv(size.width, (size.patch,) * 2, (size.patch,) * 2, "VALID", name="embedding")(x)
         x = x.reshape(x.shape[0], -1, size.width)
@@ -267,7 +271,7 @@ class _BigVisionEncoder(nn.Module):
     size: ViTSize
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.size.depth):
             x = _BigVisionBlock(self.size, name=f"encoderblock_{i}")(x)
         return nn.LayerNorm(name="encoder_norm")(x)
@@ -277,7 +281,7 @@ class _BigVisionBlock(nn.Module):
     size: ViTSize
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.LayerNorm()(x)
         x = x + nn.MultiHeadDotProductAttention(self.size.heads)(y, y)
         return x + _BigVisionMlp(self.size.mlp, name="MlpBlock_0")(nn.LayerNorm()(x))
@@ -287,14 +291,13 @@ class _BigVisionMlp(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.gelu(nn.Dense(self.hidden)(x), approximate=False)
         return nn.Dense(x.shape[-1])(y)
 
 
 def _google_tree(size: ViTSize) -> State:
     """Seeded arrays under big_vision's names, shaped as Flax's own layers shape them."""
-    import jax
     from flax import traverse_util
 
     shaped = jax.eval_shape(_BigVision(size).init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))[
@@ -334,7 +337,6 @@ def _google(*, size: ViTSize, old: bool) -> State:
 
 
 def _google_features(x: np.ndarray, size: ViTSize) -> np.ndarray:
-    import jax
     from flax import traverse_util
 
     from jaxbusi.weights.positions import resize_positions  # compared with torch's elsewhere
@@ -343,17 +345,16 @@ def _google_features(x: np.ndarray, size: ViTSize) -> np.ndarray:
     positions = resize_positions(state["pos_embedding"], x.shape[1] // 16, class_token=False)
     params = traverse_util.unflatten_dict(state | {"pos_embedding": positions}, sep="/")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        tokens = _BigVision(size).apply({"params": params}, _normalised(x, HALF))
+        tokens: Any = _BigVision(size).apply({"params": params}, _normalised(x, HALF))
     if not size.class_token:
         return np.asarray(tokens.mean(1))
     return np.concatenate([tokens[:, 0], tokens[:, 1:].mean(1)], axis=1)
 
 
-_RESNET18 = ("resnet18", IMAGENET, _torchvision_resnet18, _resnet18_features)
-_DINOV2 = {"size": DINO, "sizes": (224, 140)}
+_partial = functools.partial
 
 FORMATS = (
-    Format("torchvision_resnet18", *_RESNET18),
+    Format("torchvision_resnet18", "resnet18", IMAGENET, _torchvision_resnet18, _resnet18_features),
     Format("torchvision_googlenet", "googlenet", HALF, _torchvision_googlenet, _googlenet_features),
     Format("timm_vit", "vit", HALF, _timm, _timm_features, TOKEN),
     *(
@@ -361,8 +362,8 @@ FORMATS = (
             f"huggingface_vit_{'classic' if classic else 'new'}",
             "vit",
             HALF,
-            lambda classic=classic: _hf_vit(classic=classic),
-            lambda x: _hf_features(x, TOKEN),
+            _partial(_hf_vit, classic=classic),
+            _partial(_hf_features, size=TOKEN),
             TOKEN,
         )
         for classic in (True, False)
@@ -372,9 +373,10 @@ FORMATS = (
             f"huggingface_dinov2_{'classic' if classic else 'new'}",
             "vit",
             IMAGENET,
-            lambda classic=classic: _hf_dinov2(classic=classic),
-            lambda x: _hf_features(x, DINO),
-            **_DINOV2,
+            _partial(_hf_dinov2, classic=classic),
+            _partial(_hf_features, size=DINO),
+            DINO,
+            sizes=(224, 140),
         )
         for classic in (True, False)
     ),
@@ -383,8 +385,8 @@ FORMATS = (
             f"google_{'old' if old else 'new'}_{'class' if size.class_token else 'gap'}",
             "vit",
             HALF,
-            lambda size=size, old=old: _google(size=size, old=old),
-            lambda x, size=size: _google_features(x, size),
+            _partial(_google, size=size, old=old),
+            _partial(_google_features, size=size),
             size,
             live=False,
         )

@@ -1,0 +1,110 @@
+"""Features that are kept give what a frozen branch would have given, for less."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxbusi import train
+from jaxbusi.errors import UserError
+from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.logs import read_history
+from jaxbusi.models.fusion import Classifier
+from jaxbusi.models.vit import ViTSize
+from jaxbusi.train import Stopped, evaluate, train_and_evaluate
+from tests.runs import make_config, stop_after
+from tests.test_finetuning import TwoBranches
+
+VIT = ViTSize(patch=16, width=8, depth=1, heads=2, mlp=16)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Both branches small, and how often the frozen one was asked to look at images."""
+    looked = []
+
+    class Counting(TwoBranches):
+        def __call__(self, images, *, train, given=None):
+            if given is None or "vit" not in given:
+                looked.append(images.shape[0])
+            return super().__call__(images, train=train, given=given)
+
+    monkeypatch.setattr(train, "build_model", lambda *_: Counting())
+    return looked
+
+
+FROZEN = {"data.views": 2, "freeze.vit": -1.0, "num_epochs": 3.0}
+
+
+def curves(workdir):
+    return [(line["step"], line["part"], line["loss"]) for line in read_history(workdir)]
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_run_on_kept_features_is_the_run_without_them(tmp_path, phantoms, monkeypatch):
+    config = make_config(phantoms, **FROZEN, accumulate=2, ema_decay=0.5)
+    kept, plain = tmp_path / "kept", tmp_path / "plain"
+    train_and_evaluate(config, kept)
+    assert sorted(path.name for path in (kept / "features").iterdir()) == [
+        "test.npz",
+        "train_view0.npz",
+        "train_view1.npz",
+    ]
+    monkeypatch.setattr(train, "compute_features", lambda *_: None)
+    train_and_evaluate(config, plain)
+    # The model's convolution has a bias before batch normalisation, whose gradient is rounding and
+    # whose steps Adam makes as large as any: evaluation feels that in the fourth digit.
+    for ours, theirs in zip(curves(kept), curves(plain), strict=True):
+        assert ours[:2] == theirs[:2]
+        bound = 1e-6 if ours[1] == "train" else 2e-3
+        assert ours[2] == pytest.approx(theirs[2], rel=bound)
+    probabilities = [
+        Predictions.read_csv(folder / "predictions_test.csv").probabilities
+        for folder in (kept, plain)
+    ]
+    np.testing.assert_allclose(*probabilities, atol=2e-3)
+    # Evaluation looks at the images again, and finds the same.
+    evaluate(None, kept)
+    again = Predictions.read_csv(kept / "predictions_test.csv").probabilities
+    np.testing.assert_allclose(again, probabilities[0], atol=1e-5)
+
+
+def test_the_frozen_branch_is_compiled_for_the_features_alone(tmp_path, phantoms, counted):
+    train_and_evaluate(make_config(phantoms, **FROZEN), tmp_path)
+    looked = len(counted)  # traced for the weights and for the features
+    assert looked <= 3
+    for path in (tmp_path / "features").iterdir():
+        path.touch()
+    train_and_evaluate(make_config(phantoms, **FROZEN), tmp_path)  # from the files
+    assert len(counted) - looked <= 1
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_stopped_run_goes_on_from_the_kept_features(tmp_path, phantoms, monkeypatch):
+    config = make_config(phantoms, **FROZEN)
+    whole = train_and_evaluate(config, tmp_path / "whole")
+    undo = stop_after(monkeypatch, 4)
+    with pytest.raises(Stopped):
+        train_and_evaluate(config, tmp_path / "parted")
+    undo()
+    assert train_and_evaluate(config, tmp_path / "parted") == whole
+
+
+def test_the_classifier_takes_given_features():
+    model = Classifier(("resnet18", "vit"), vit=VIT, hidden=(8,))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    output = apply(variables, images)
+    given = apply(variables, np.zeros_like(images), given={"vit": output.features["vit"]})
+    np.testing.assert_array_equal(given.features["vit"], output.features["vit"])
+    assert np.any(given.features["resnet18"] != output.features["resnet18"])
+    both = apply(variables, np.zeros_like(images), given=output.features)
+    np.testing.assert_allclose(both.logits, output.logits, atol=1e-6)
+
+
+def test_mixing_with_kept_features_is_refused(tmp_path, phantoms):
+    config = make_config(phantoms, **FROZEN, **{"mixing.mixup_alpha": 0.2})
+    with pytest.raises(UserError, match=r"config\.mixing blends .* vit; set config\.data\.views=0"):
+        train_and_evaluate(config, tmp_path)
