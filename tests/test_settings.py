@@ -5,12 +5,14 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from configs import demo, fusion, googlenet, resnet18, vit_b16
+from configs import demo, fusion, fusion_dinov2, googlenet, resnet18, vit_b16, vit_dinov2
 from jaxbusi.errors import UserError
 from jaxbusi.settings import Settings, differences
 
 
-@pytest.mark.parametrize("config", [demo, fusion, googlenet, resnet18, vit_b16])
+@pytest.mark.parametrize(
+    "config", [demo, fusion, fusion_dinov2, googlenet, resnet18, vit_b16, vit_dinov2]
+)
 def test_every_config_is_valid_and_survives_json(config):
     settings = Settings.from_config(config.get_config())
     again = Settings.from_config(json.loads(json.dumps(settings.to_json())))

@@ -136,8 +136,11 @@ def load_branch(path: str, branch: str, *, vit: str, image_size: int) -> BranchW
     Raises:
       UserError: the file cannot be read, is for another branch or another size of transformer.
     """
+    key = f"config.weights.{branch}"
+    if not Path(path).exists():
+        raise UserError(f"{key}={path} does not exist; name a file of weights, or '' for none")
     weights = read_weights(path)
-    origin, key = weights.origin, f"config.weights.{branch}"
+    origin = weights.origin
     if origin.branch != branch:
         raise UserError(
             f"{key}={path} holds {origin.format}; give it as config.weights.{origin.branch}"
