@@ -3,8 +3,8 @@
     python -m jaxbusi.main --config configs/fusion_dinov2.py --workdir runs/fusion_dinov2 \
         --config.data.root=Dataset_BUSI_with_GT --config.weights.vit=dinov2-small.safetensors
 
-The weights are `model.safetensors` of facebook/dinov2-small. `--config.weights.resnet18=FILE` starts
-the other branch from torchvision's ImageNet weights; without it, it learns from scratch.
+The weights are `model.safetensors` of facebook/dinov2-small. `--config.weights.resnet18=FILE`
+starts the other branch from torchvision's ImageNet weights; without it, it learns from scratch.
 """
 
 from ml_collections import ConfigDict

@@ -1,5 +1,6 @@
-"""The one exception that a command turns into one line and exit status 2."""
+"""The exceptions that a command turns into one line and an exit status."""
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -10,6 +11,17 @@ class UserError(Exception):
     The message is one line that says what is wrong, with which file or key, and what to do.
     Commands print it without a traceback and exit with status 2; library callers may catch it.
     """
+
+
+class Stopped(Exception):  # noqa: N818 - an order that was obeyed, not an error
+    """A signal ended the run after a checkpoint was saved; `status` is the exit status."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} after saving step {step}; "
+            "the same command goes on from there"
+        )
+        self.status = 128 + signal_number
 
 
 def fail(message: str) -> NoReturn:

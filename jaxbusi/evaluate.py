@@ -17,7 +17,7 @@ from jaxbusi.data.images import decode_image
 from jaxbusi.data.parts import Part, PartSet
 from jaxbusi.data.store import ImageStore
 from jaxbusi.evaluation import figures, report, results
-from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.evaluation.predictions import PARTS, Predictions
 from jaxbusi.features import Features
 from jaxbusi.logs import read_history
 from jaxbusi.settings import Settings
@@ -115,9 +115,7 @@ def write_evidence(
     Returns:
       The content of results.json.
     """
-    # The page opens with the part that the run was split for.
-    order = [name for name in ("test", "external", "validation") if name in predictions]
-    predictions = {name: predictions[name] for name in order}
+    predictions = {name: predictions[name] for name in PARTS if name in predictions}
     numbers = results.assemble(
         predictions, protocol=settings.data.protocol, checkpoint=checkpoint, seed=settings.seed
     )

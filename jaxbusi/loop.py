@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data import pipeline
 from jaxbusi.data.parts import Part
-from jaxbusi.errors import UserError
+from jaxbusi.errors import Stopped, UserError
 from jaxbusi.evaluate import Evaluator
 from jaxbusi.features import Features
 from jaxbusi.logs import Progress, RunLog
@@ -37,17 +37,6 @@ StepFn = Callable[..., tuple[TrainState, StepReport]]
 # How many steps the host runs ahead of the newest loss it has looked at: enough to keep the device
 # busy, few enough that a broken step is found at once.
 _AHEAD = 2
-
-
-class Stopped(Exception):  # noqa: N818 - an order that was obeyed, not an error
-    """A signal ended the run after a checkpoint was saved; `status` is the exit status."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after saving step {step}; "
-            "the same command goes on from there"
-        )
-        self.status = 128 + signal_number
 
 
 @dataclasses.dataclass(frozen=True)

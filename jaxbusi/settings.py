@@ -162,7 +162,11 @@ class Settings:
           UserError: a key is unknown or missing, or a value is of the wrong type or out of range;
             the message names the key as it is written on the command line.
         """
-        settings = _build(cls, config, "config")
+        if "study" in config:
+            raise UserError(
+                "config.study describes many runs; give this config to python -m jaxbusi.study"
+            )
+        settings = build(cls, config, "config")
         _check_together(settings)
         return settings
 
@@ -176,16 +180,27 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Returns nested dictionaries and lists, as `config.json` holds them."""
-        return _jsonable(dataclasses.asdict(self))
+        return jsonable(dataclasses.asdict(self))
 
 
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return [_jsonable(item) for item in value] if isinstance(value, tuple) else value
+def jsonable(value: Any) -> Any:
+    """Returns settings, a `ConfigDict` or mappings, as nested dictionaries and lists."""
+    if hasattr(value, "items"):
+        return {key: jsonable(item) for key, item in value.items()}
+    return [jsonable(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _build(cls: type[T], config: Mapping[str, Any], path: str) -> T:
+def build(cls: type[T], config: Mapping[str, Any], path: str) -> T:
+    """Returns a dataclass of settings filled from a mapping, every value checked.
+
+    Args:
+      cls: the dataclass; its fields' types and `Range`s say what is allowed.
+      config: a `ConfigDict` or nested mappings.
+      path: as which messages name it.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value is of the wrong type or out of range.
+    """
     if not isinstance(config, Mapping) and not hasattr(config, "items"):
         raise UserError(f"{path} is {config!r}; it must hold settings by name")
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -213,10 +228,14 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             raise UserError(f"{path}={value!r} must be {arguments[1].wanted}")
         return value
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, path)
+        return build(typing.cast(type, hint), value, path)
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{path}={value!r} is not one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is Mapping:
+        if not hasattr(value, "items"):
+            raise UserError(f"{path}={value!r} must hold settings by name")
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)):

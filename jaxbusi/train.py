@@ -19,10 +19,10 @@ from jaxbusi import workdir as workdirs
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
-from jaxbusi.errors import UserError
+from jaxbusi.errors import Stopped, UserError
 from jaxbusi.evaluate import Evaluator, write_evidence
 from jaxbusi.features import compute_features
-from jaxbusi.loop import Durations, Loop, Stopped
+from jaxbusi.loop import Durations, Loop
 from jaxbusi.losses import CrossEntropy, balanced_weights
 from jaxbusi.mixing import Mixing
 from jaxbusi.models.fusion import Classifier, vit_size

@@ -41,14 +41,7 @@ def prepare(workdir: Path, settings: Settings, origins: Mapping[str, Origin]) ->
         raise UserError(f"--workdir {workdir} cannot be made: {error.strerror}") from error
     path = workdir / "config.json"
     if path.exists():
-        found = differences(
-            _comparable(read_config(workdir)["config"]), _comparable(settings.to_json())
-        )
-        if found:
-            raise UserError(
-                f"{workdir} holds a run with other settings ({'; '.join(found)}); "
-                "name another --workdir or give the same settings"
-            )
+        check_settings(workdir, settings)
         for branch, before in read_origins(workdir).items():
             if origins[branch].sha256 != before.sha256:
                 raise UserError(
@@ -61,13 +54,36 @@ def prepare(workdir: Path, settings: Settings, origins: Mapping[str, Origin]) ->
         atomic.write_bytes(path, text.encode() + b"\n")
 
 
+def check_settings(workdir: Path, settings: Settings) -> None:
+    """Checks that the run in a workdir has these settings, but for those that change no number.
+
+    Raises:
+      UserError: it has others, which the message lists, or config.json cannot be read.
+    """
+    found = differences(
+        _comparable(read_config(workdir)["config"]), _comparable(settings.to_json())
+    )
+    if found:
+        raise UserError(
+            f"{workdir} holds a run with other settings ({'; '.join(found)}); "
+            "name another --workdir or give the same settings"
+        )
+
+
 def describe(settings: Settings, origins: Mapping[str, Origin]) -> dict[str, Any]:
     """Returns what config.json holds: settings, seed, origins, versions, devices, the command."""
-    devices = jax.devices()
     return {
         "config": settings.to_json(),
         "seed": settings.seed,
         "origins": {name: dataclasses.asdict(origin) for name, origin in origins.items()},
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Returns the command, the versions and the devices of this process, as JSON values."""
+    devices = jax.devices()
+    return {
         "command": command_line(),
         "versions": {
             "jaxbusi": __version__,

@@ -317,7 +317,7 @@ def test_class_token_can_be_given_and_taken() -> None:
         ({"branches": ("vit", "vit")}, r"config\.model\.branches=.*twice"),
         ({"vit": "b16"}, r"config\.model\.vit has no 'b16': known are .*mean 'B16'\?"),
         ({"pooling": "max"}, r"config\.model\.pooling='max' is unknown.*'both'"),
-        ({"pooling": "class"}, r"config\.model\.class_token=True"),
+        ({"pooling": "class"}, r"config\.model\.pooling='class' needs a class token"),
         ({"normalization": (("vti", (0,) * 3, (1,) * 3),)}, r"did you mean 'vit'\?"),
     ],
 )

@@ -16,7 +16,8 @@ interval of that class itself, beside it, does not.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -27,6 +28,9 @@ from jaxbusi.evaluation.predictions import Predictions
 
 LEVEL = 0.95
 """Probability with which the intervals are meant to cover the true value."""
+
+RESAMPLES = 2000
+"""How many, where nobody asks for another number."""
 
 _CELLS = 4_000_000  # Weights held at a time: 32 MB, whatever the number of rows.
 
@@ -52,7 +56,7 @@ def bootstrap(
     predictions: Predictions,
     clusters: np.ndarray | None = None,
     *,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Every score of `metrics.scores` with its interval.
@@ -67,26 +71,70 @@ def bootstrap(
       An interval per key of `metrics.scores`. low <= value <= high: where a skewed score lies
       outside the percentiles, the interval is widened to hold it.
     """
-    clusters = (
-        predictions.source if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    return bootstrap_mean(
+        [predictions],
+        predictions.source if clusters is None else clusters,
+        resamples=resamples,
+        seed=seed,
     )
+
+
+def bootstrap_mean(
+    runs: Sequence[Predictions],
+    clusters: np.ndarray | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Means over runs of every score of `metrics.scores`, with their intervals.
+
+    The runs may have been tested on overlapping images: an image moves with all its predictions.
+    The interval covers which images the runs were tested on, and not what another training run
+    would have given.
+
+    Args:
+      runs: predictions, N rows in all.
+      clusters: int[N], run after run; rows with the same number are drawn together, across runs
+        too; the source images by name by default.
+      resamples: number of resamples, R. One that leaves a run without a class is left out.
+      seed: the same seed gives the same intervals.
+
+    Returns:
+      As `bootstrap`.
+    """
+    if clusters is None:
+        clusters = np.array([name for run in runs for name in run.image], dtype=object)
+    clusters = np.unique(clusters, return_inverse=True)[1]
+    label = np.concatenate([run.label for run in runs])
+    ends = np.cumsum([len(run) for run in runs])[:-1]
     parts = [
-        metrics.weighted_scores(predictions, weights)
-        for weights in resample_weights(predictions.label, clusters, resamples, seed)
+        _mean(
+            metrics.weighted_scores(run, columns)
+            for run, columns in zip(runs, np.split(weights, ends, axis=1), strict=True)
+        )
+        for weights in resample_weights(label, clusters, resamples, seed)
     ]
-    fallback = _exact_intervals(predictions, clusters)
+    means = _mean(metrics.scores(run) for run in runs)
+    predicted = np.concatenate([run.predicted for run in runs])
+    fallback = _exact_intervals(means, label, predicted, clusters)
     result = {}
-    for key, value in metrics.scores(predictions).items():
+    for key, value in means.items():
         if np.isnan(value):
-            result[key] = Interval(value, np.nan, np.nan)
+            result[key] = Interval(float(value), np.nan, np.nan)
             continue
         values = np.concatenate([part[key] for part in parts])
-        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         exact = bool(np.isclose(low, high, rtol=0, atol=1e-12))
         if exact:
             low, high = fallback[key]
-        result[key] = Interval(value, float(min(low, value)), float(max(high, value)), exact)
+        result[key] = Interval(float(value), float(min(low, value)), float(max(high, value)), exact)
     return result
+
+
+def _mean(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over runs of each score, which is a number or an array of them."""
+    columns = list(runs)
+    return {key: sum(run[key] for run in columns) / len(columns) for key in columns[0]}
 
 
 def resample_weights(
@@ -141,7 +189,7 @@ def exact(share: float, trials: int) -> tuple[float, float]:
 
 
 def _exact_intervals(
-    predictions: Predictions, clusters: np.ndarray
+    values: Mapping[str, float], label: np.ndarray, predicted: np.ndarray, clusters: np.ndarray
 ) -> dict[str, tuple[float, float]]:
     """Binomial intervals of every defined score, for use where the bootstrap has no spread.
 
@@ -151,16 +199,15 @@ def _exact_intervals(
     pairs are independent as the smaller side has clusters. A macro average takes the mean of the
     ends of its classes.
     """
-    values = metrics.scores(predictions)
 
     def count(rows: np.ndarray) -> int:
         return np.unique(clusters[rows]).size
 
-    everything = np.ones(len(predictions), bool)
+    everything = np.ones(len(label), bool)
     result = {"accuracy": exact(values["accuracy"], count(everything))}
     ends: dict[str, list[tuple[float, float]]] = {score: [] for score in metrics.AVERAGED}
     for index, name in enumerate(CLASSES):
-        truth, called = predictions.label == index, predictions.predicted == index
+        truth, called = label == index, predicted == index
         trials = {
             "precision": count(called),
             "recall": count(truth),

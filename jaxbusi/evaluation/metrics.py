@@ -65,10 +65,10 @@ def weighted_scores(predictions: Predictions, weights: np.ndarray) -> dict[str, 
 
     Args:
       predictions: N rows.
-      weights: float64[R, N], how often each row counts; every class of the truth must keep some.
+      weights: float64[R, N], how often each row counts.
 
     Returns:
-      float64[R] per key of `scores`.
+      float64[R] per key of `scores`; NaN where a weighting leaves nothing of a class of the truth.
     """
     label = predictions.label
     count = len(CLASSES)
@@ -88,7 +88,8 @@ def weighted_scores(predictions: Predictions, weights: np.ndarray) -> dict[str, 
         ],
         axis=1,
     )
-    result = {"accuracy": hits.sum(axis=1) / weights.sum(axis=1)}
+    with np.errstate(invalid="ignore"):
+        result = {"accuracy": hits.sum(axis=1) / weights.sum(axis=1)}
     for score, values in zip(AVERAGED, (precision, recall, f1, auc), strict=True):
         values = np.where(present, values, np.nan)
         result[score] = values[:, present].mean(axis=1)

@@ -15,6 +15,9 @@ from jaxbusi.evaluation import atomic
 COLUMNS = ("image", "copy", "label", *CLASSES)
 """Header of the file; `label` holds the class name, the last columns its probability."""
 
+PARTS = ("test", "external", "validation")
+"""The parts that are predicted, first the one that the images were divided for."""
+
 _SUM_TOLERANCE = 1e-3  # Far above float32 softmax rounding, far below a forgotten softmax.
 
 

@@ -1,31 +1,19 @@
-"""report.html: one self-contained page on a run, for a clinician above and a reviewer below.
+"""report.html: one self-contained page on a run, for a clinician above and a reviewer below."""
 
-No script, no request, no file beside it: figures are data URIs, and a content security policy in
-the page forbids everything else. All text is escaped, as file names may hold anything.
-"""
-
-import base64
 import dataclasses
-import json
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.errors import UserError
-from jaxbusi.evaluation import atomic
+from jaxbusi.evaluation import page
 from jaxbusi.evaluation.figures import Picture
 from jaxbusi.evaluation.predictions import Predictions, confident_mistakes
 
 MISTAKES_LISTED = 12
 """As many as `figures.plot_mistakes` draws."""
-
-_PERCENT = "\N{NO-BREAK SPACE}%"
 
 _PARTS = {
     "train": "the images it was trained on: how well they were learnt, not how well new ones are",
@@ -90,47 +78,29 @@ def write_report(path: Path | str, run: Run) -> None:
     Raises:
       UserError: a figure cannot be read or the page cannot be written.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"score": _score, "range": _range}
-    template = environment.from_string(
-        resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
-    )
-    text = template.render(
+    page.write(
+        path,
+        "report.html",
         run=run,
         classes=CLASSES,
-        command=_command(run.command),
+        command=page.command_text(run.command),
         split={
             part: {name: counts.get(name, (0, 0)) for name in CLASSES}
             for part, counts in run.split.items()
         },
         scores=_SCORES,
         parts=[_part(run, part) for part in run.results["parts"]],
-        pictures=[_picture(picture) for picture in run.pictures if not picture.part],
+        pictures=[page.embed(picture) for picture in run.pictures if not picture.part],
         protocol=_PROTOCOLS.get(run.results["protocol"], ""),
-        settings=list(_flat(run.config)),
-        environment=list(_flat(run.environment)),
-        checkpoint=list(_flat(run.results["checkpoint"])),
+        settings=list(page.flat(run.config)),
+        environment=list(page.flat(run.environment)),
+        checkpoint=list(page.flat(run.results["checkpoint"])),
     )
-    # Names that are not UTF-8 cannot be shown, and must not stop the page.
-    atomic.write_bytes(path, text.encode("utf-8", "replace"))
-
-
-def _score(value: float, name: str) -> str:
-    """'83.3 %' for 0.833, but '0.833' of an AUC."""
-    return f"{value:.3f}" if name == "auc" else f"{100 * value:.1f}{_PERCENT}"
-
-
-def _range(interval: Mapping[str, float], name: str) -> str:
-    """'77.0 to 88.9 %', but '0.770 to 0.889' of an AUC."""
-    low, high = (_score(interval[end], name) for end in ("low", "high"))
-    return f"{low.removesuffix(_PERCENT)} to {high}"
 
 
 def _whole(share: float) -> str:
     """'83 %' for 0.833."""
-    return f"{100 * share:.0f}{_PERCENT}"
+    return f"{100 * share:.0f}{page.PERCENT}"
 
 
 def _part(run: Run, part: str) -> dict[str, Any]:
@@ -154,7 +124,7 @@ def _part(run: Run, part: str) -> dict[str, Any]:
         "half_width": 50 * (images["accuracy"]["high"] - images["accuracy"]["low"]),
         "mistakes": mistakes[:MISTAKES_LISTED],
         "mistake_count": len(mistakes),
-        "pictures": [_picture(picture) for picture in run.pictures if picture.part == part],
+        "pictures": [page.embed(picture) for picture in run.pictures if picture.part == part],
     }
 
 
@@ -190,36 +160,3 @@ def _sentences(images: Mapping[str, Any]) -> list[str]:
             sentence += f"; of {called[index]} that it called {name}, {hits[index]} were"
         sentences.append(sentence + ".")
     return sentences
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """The command as a shell takes it, a flag a line."""
-    lines: list[list[str]] = [[]]
-    for argument in arguments:
-        if argument.startswith("--"):
-            lines.append([])
-        lines[-1].append(argument)
-    return " \\\n    ".join(shlex.join(line) for line in lines)
-
-
-def _picture(picture: Picture) -> dict[str, str]:
-    try:
-        data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
-    except OSError as error:
-        raise UserError(f"{picture.path}: cannot be read ({error.strerror})") from error
-    return {
-        "kind": picture.kind,
-        "title": picture.title,
-        "alt": picture.alt,
-        "uri": f"data:image/png;base64,{data}",
-    }
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as lines: ('data.copies', '5'), values written as in JSON."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            plain = isinstance(value, str) and value
-            yield prefix + key, value if plain else json.dumps(value, ensure_ascii=False)

@@ -14,7 +14,7 @@ from jaxbusi.evaluation.predictions import Predictions
 
 
 def summarize(
-    predictions: Predictions, *, resamples: int = 2000, seed: int = 0
+    predictions: Predictions, *, resamples: int = intervals.RESAMPLES, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """All scores of one part: on the images, on all their copies, and on the means of the copies.
 
@@ -31,13 +31,18 @@ def summarize(
 
       None stands for what is not defined (see `metrics`). Without copies all are the same.
     """
-    rows = {
+    return {
+        name: _summarize_rows(part, resamples=resamples, seed=seed)
+        for name, part in kinds_of_rows(predictions).items()
+    }
+
+
+def kinds_of_rows(predictions: Predictions) -> dict[str, Predictions]:
+    """The rows that scores are given on: the images, all their copies, the means of the copies."""
+    return {
         "images": predictions.originals(),
         "copies": predictions,
         "tta": predictions.mean_of_views(),
-    }
-    return {
-        name: _summarize_rows(part, resamples=resamples, seed=seed) for name, part in rows.items()
     }
 
 
@@ -46,7 +51,7 @@ def assemble(
     *,
     protocol: str,
     checkpoint: Mapping[str, Any],
-    resamples: int = 2000,
+    resamples: int = intervals.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The whole of results.json.
@@ -88,11 +93,11 @@ def _summarize_rows(predictions: Predictions, *, resamples: int, seed: int) -> d
     return {
         "count": len(predictions),
         "sources": int(predictions.source.max()) + 1,
-        **{key: _as_json(scored[key]) for key in ("accuracy", *metrics.AVERAGED)},
+        **{key: as_json(scored[key]) for key in ("accuracy", *metrics.AVERAGED)},
         "per_class": {
             name: {
                 **{
-                    score: _as_json(scored[metrics.class_key(name, score)])
+                    score: as_json(scored[metrics.class_key(name, score)])
                     for score in metrics.AVERAGED
                 },
                 "support": int(support[index]),
@@ -104,6 +109,12 @@ def _summarize_rows(predictions: Predictions, *, resamples: int, seed: int) -> d
     }
 
 
-def _as_json(interval: intervals.Interval) -> dict[str, float | None]:
+def as_json(interval: intervals.Interval) -> dict[str, float | None]:
+    """Value and ends; None stands for what is not defined."""
     ends = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {name: None if math.isnan(value) else value for name, value in ends.items()}
+    return {name: finite(value) for name, value in ends.items()}
+
+
+def finite(value: float) -> float | None:
+    """The number, or None in place of NaN, which JSON does not have."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,75 @@
+"""study.json: arms side by side, each over its seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxbusi.evaluation import intervals, metrics
+from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.evaluation.results import as_json, finite, kinds_of_rows
+
+METHOD = (
+    "percentile bootstrap of the mean over the runs; an image moves with its copies and through "
+    "all runs that were tested on it"
+)
+
+RunParts = Mapping[str, Predictions]
+"""The predictions of one run, by part."""
+
+
+def summarize_arm(
+    runs: Mapping[int, RunParts], *, resamples: int = intervals.RESAMPLES, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """The scores of one arm over its runs.
+
+    Args:
+      runs: the finished ones, by seed; one at least.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+
+    Returns:
+      {part: {'images': {...}, 'copies': {...}, 'tta': {...}}} for the parts that all runs have,
+      each with
+
+      * scores: for each key of `metrics.scores` {mean, sd, low, high, values}: over the
+        runs; `sd` is that of a sample, None for a single run; `low` and `high` are the 95 %
+        interval of the mean for other images, see `intervals.bootstrap_mean`; `values` are in the
+        order of `runs`;
+      * sources: independent images over all runs;
+      * confusion: 3 lists of 3 counts, the sum over the runs.
+    """
+    columns = list(runs.values())
+    parts = [name for name in columns[0] if all(name in run for run in columns)]
+    return {
+        part: {
+            kind: _summarize([rows[kind] for rows in kinds], resamples=resamples, seed=seed)
+            for kind in ("images", "copies", "tta")
+        }
+        for part in parts
+        for kinds in [[kinds_of_rows(run[part]) for run in columns]]
+    }
+
+
+def _summarize(runs: Sequence[Predictions], *, resamples: int, seed: int) -> dict[str, Any]:
+    scored = intervals.bootstrap_mean(runs, resamples=resamples, seed=seed)
+    values = [metrics.scores(run) for run in runs]
+    confusion = np.sum([metrics.confusion(run) for run in runs], axis=0)
+    return {
+        "sources": len({name for run in runs for name in run.image}),
+        "confusion": confusion.tolist(),
+        "scores": {
+            key: _score(interval, [run[key] for run in values]) for key, interval in scored.items()
+        },
+    }
+
+
+def _score(interval: intervals.Interval, values: Sequence[float]) -> dict[str, Any]:
+    ends = as_json(interval)
+    return {
+        "mean": ends["value"],
+        "sd": finite(float(np.std(values, ddof=1))) if len(values) > 1 else None,
+        "low": ends["low"],
+        "high": ends["high"],
+        "values": [finite(value) for value in values],
+    }

@@ -1,0 +1,155 @@
+"""study.md and study.html: the arms of a study in one table, as the paper's Table 4 has them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxbusi.data.records import CLASSES
+from jaxbusi.evaluation import atomic, page
+from jaxbusi.evaluation.figures import Picture
+
+SCORES = (("accuracy", "Accuracy"), ("precision", "Precision"), ("recall", "Recall"))
+"""The columns of Table 4; precision and recall are means of the classes."""
+
+_KINDS = {
+    "images": "the images themselves: one answer for each image",
+    "tta": "the images, the answer being the mean over their augmented copies",
+    "copies": "all augmented copies, as the paper counts; they are no new evidence",
+}
+
+_WORDS = (
+    "± is the standard deviation over the seeds, each of which draws its own split and initial "
+    "weights; in brackets the 95 % interval of the mean for other images of the same kind."
+)
+
+
+def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
+    """Writes the tables as Markdown, in one rename.
+
+    Args:
+      path: of the file.
+      study: the content of study.json.
+    """
+    blocks = []
+    for part, kind, rows in _tables(study):
+        blocks.append(f"## {part.capitalize()} part: {_KINDS[kind]}\n")
+        blocks.append(
+            "| model | runs | " + " | ".join(f"{name} (%)" for _, name in SCORES) + " | paper |"
+        )
+        blocks.append("| --- | --- | " + "--- | " * len(SCORES) + "--- |")
+        for row in rows:
+            cells = [f"{cell['value']} {cell['range']}".strip() for cell in row["cells"]]
+            blocks.append(
+                f"| {row['arm']} | {row['runs']} | {' | '.join(cells)} | {row['paper']} |"
+            )
+        blocks.append("")
+    blocks.append(_WORDS + " The column “paper” quotes accuracy / precision / recall as printed.\n")
+    for run in _failed(study):
+        blocks.append(f"* {run['workdir']} failed: {run['error']}")
+    atomic.write_bytes(path, ("\n".join(blocks).rstrip() + "\n").encode())
+
+
+def write_page(
+    path: Path | str, name: str, study: Mapping[str, Any], pictures: Sequence[Picture]
+) -> None:
+    """Writes the page of a study, in one rename.
+
+    Args:
+      path: of the page.
+      name: heading, for instance the name of the study's folder.
+      study: the content of study.json.
+      pictures: of `study_figures.write_all`.
+
+    Raises:
+      UserError: a figure cannot be read or the page cannot be written.
+    """
+    shared = {key: value for key, value in study["config"].items() if key not in ("study", "seed")}
+    parts = list(dict.fromkeys(part for part, _, _ in _tables(study)))
+    page.write(
+        path,
+        "study.html",
+        name=name,
+        study=study,
+        classes=CLASSES,
+        synthetic=not shared["data"]["root"],
+        kinds=_KINDS,
+        scores=SCORES,
+        words=_WORDS,
+        parts={
+            part: {
+                "tables": [(kind, rows) for of, kind, rows in _tables(study) if of == part],
+                "pictures": [page.embed(picture) for picture in pictures if picture.part == part],
+                "classes": _class_rows(study, part),
+            }
+            for part in parts
+        },
+        runs=[
+            {"arm": arm, **run} for arm, content in study["arms"].items() for run in content["runs"]
+        ],
+        failed=_failed(study),
+        command=page.command_text(study["command"]),
+        shared=list(page.flat(shared)),
+        changes=list(page.flat(study["config"]["study"]["changes"])),
+        environment=list(page.flat({key: study[key] for key in ("versions", "devices")})),
+    )
+
+
+def _tables(study: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Part, kind of rows, and a table row for each arm that was measured on the part."""
+    tables = []
+    parts = [part for arm in study["arms"].values() for part in arm["parts"]]
+    for part in dict.fromkeys(parts):
+        measured = {n: arm for n, arm in study["arms"].items() if part in arm["parts"]}
+        for kind in _KINDS:
+            rows = [_row(name, arm, part, kind) for name, arm in measured.items()]
+            if kind == "images" or any(
+                arm["parts"][part]["copies"]["confusion"]
+                != arm["parts"][part]["images"]["confusion"]
+                for arm in measured.values()
+            ):
+                tables.append((part, kind, rows))
+    return tables
+
+
+def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, Any]:
+    scores = arm["parts"][part][kind]["scores"]
+    published = [arm["published"].get(key) for key, _ in SCORES]
+    return {
+        "arm": name,
+        "runs": len(scores["accuracy"]["values"]),
+        "cells": [_cell(scores[key]) for key, _ in SCORES],
+        "paper": " / ".join("–" if value is None else f"{100 * value:.1f}" for value in published)
+        if part == "test" and any(published)
+        else "",
+    }
+
+
+def _class_rows(study: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
+    """Recall (sensitivity) and precision of each class on the images, a row for each arm."""
+    rows = []
+    for name, arm in study["arms"].items():
+        if part not in arm["parts"]:
+            continue
+        scores = arm["parts"][part]["images"]["scores"]
+        cells = {
+            (of, key): _cell(scores[f"per_class.{of}.{key}"])
+            for of in CLASSES
+            for key in ("recall", "precision")
+        }
+        rows.append({"arm": name, "cells": cells})
+    return rows
+
+
+def _cell(score: Mapping[str, Any]) -> dict[str, str]:
+    """'83.3 ± 1.2' and '(77.0–88.9)', in percent."""
+    if score["mean"] is None:
+        return {"value": "not defined", "range": ""}
+    spread = "" if score["sd"] is None else f" ± {100 * score['sd']:.1f}"
+    return {
+        "value": f"{100 * score['mean']:.1f}{spread}",
+        "range": f"({100 * score['low']:.1f}–{100 * score['high']:.1f})",
+    }
+
+
+def _failed(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [run for arm in study["arms"].values() for run in arm["runs"] if run["error"]]

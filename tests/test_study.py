@@ -1,0 +1,324 @@
+"""Arms × seeds: each finished run kept, failures recorded, and one comparison over all."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from configs import table4, table4_dinov2
+from jaxbusi import campaign, command
+from jaxbusi import study as study_command
+from jaxbusi.campaign import run_study
+from jaxbusi.data.records import CLASSES
+from jaxbusi.errors import UserError
+from jaxbusi.evaluation import intervals
+from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.plan import Plan
+from jaxbusi.train import Stopped
+from tests.runs import make_config, stop_after
+from tests.test_report import Page
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_study(root, seeds=(0, 1), **changes):
+    """Two arms that differ in their learning rate."""
+    config = make_config(root, num_epochs=1.0)
+    with config.unlocked():
+        config.study = {
+            "seeds": seeds,
+            "arms": ("slow", "fast"),
+            "changes": {"fast": {"optim": {"learning_rate": 0.01}}, "slow": {}},
+            "published": {"fast": {"accuracy": 0.932, "recall": 0.926}},
+        }
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def accuracy(workdir):
+    """Of the images themselves, counted from the file of predictions."""
+    with (workdir / "predictions_test.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["copy"] == "0"]
+    hits = sum(max(CLASSES, key=lambda name: float(row[name])) == row["label"] for row in rows)
+    return hits / len(rows)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, phantoms):
+    """A finished study, not to be written to, and what it returned."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        from jaxbusi import train
+        from tests.tiny import TinyModel
+
+        patch.setattr(train, "build_model", lambda *_: TinyModel())
+        return folder, run_study(make_study(phantoms), folder)
+
+
+def test_the_numbers_are_those_of_the_runs(finished):
+    folder, study = finished
+    assert json.loads((folder / "study.json").read_text()) == study
+    assert list(study["arms"]) == ["slow", "fast"]
+    for arm, content in study["arms"].items():
+        runs = [folder / arm / f"seed{seed}" for seed in (0, 1)]
+        assert [run["workdir"] for run in content["runs"]] == [f"{arm}/seed0", f"{arm}/seed1"]
+        assert all(run["finished"] and run["error"] is None for run in content["runs"])
+        scores = content["parts"]["test"]["images"]["scores"]
+        values = [accuracy(run) for run in runs]
+        assert scores["accuracy"]["values"] == pytest.approx(values)
+        assert scores["accuracy"]["mean"] == pytest.approx(sum(values) / 2)
+        assert scores["accuracy"]["sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+        assert scores["accuracy"]["low"] <= scores["accuracy"]["mean"] <= scores["accuracy"]["high"]
+        for kind in ("images", "copies", "tta"):
+            own = [json.loads((run / "results.json").read_text()) for run in runs]
+            wanted = np.sum([one["parts"]["test"][kind]["confusion"] for one in own], axis=0)
+            assert content["parts"]["test"][kind]["confusion"] == wanted.tolist()
+    assert study["arms"]["fast"]["published"] == {"accuracy": 0.932, "recall": 0.926}
+
+
+def test_arms_share_the_split_of_a_seed_and_seeds_do_not(finished):
+    folder, _ = finished
+    splits = {
+        (arm, seed): (folder / arm / f"seed{seed}" / "split.csv").read_bytes()
+        for arm in ("slow", "fast")
+        for seed in (0, 1)
+    }
+    assert splits["slow", 0] == splits["fast", 0]
+    assert splits["slow", 0] != splits["slow", 1]
+
+
+def test_the_pages(finished):
+    folder, study = finished
+    page = Page((folder / "study.html").read_text())
+    mean = study["arms"]["fast"]["parts"]["test"]["copies"]["scores"]["accuracy"]["mean"]
+    for text in (f"{100 * mean:.1f} ±", "93.2 / – / 92.6", "Research use only", "fast/seed1"):
+        assert text in page.text
+    assert "Not complete" not in page.text
+    # One picture of the curves, and two confusion matrices for each arm; nothing from elsewhere.
+    images = page.all("img")
+    assert len(images) == 5
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == [
+        "confusion_fast_test_copies.png",
+        "confusion_fast_test_images.png",
+        "confusion_slow_test_copies.png",
+        "confusion_slow_test_images.png",
+        "curves_test.png",
+    ]
+    table = (folder / "study.md").read_text()
+    assert f"| fast | 2 | {100 * mean:.1f} ±" in table
+    assert table.count("| slow | 2 |") == 3
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_finished_runs_are_kept_and_more_seeds_may_be_asked_for(tmp_path, phantoms, monkeypatch):
+    made = []
+    train = campaign.train_and_evaluate
+
+    def counting(config, workdir):
+        made.append(workdir.relative_to(tmp_path).as_posix())
+        return train(config, workdir)
+
+    monkeypatch.setattr(campaign, "train_and_evaluate", counting)
+    one = {"study.arms": ("slow",)}
+    run_study(make_study(phantoms, seeds=(0,), **one), tmp_path)
+    assert made == ["slow/seed0"]
+    made.clear()
+    study = run_study(make_study(phantoms, seeds=(0, 7), **one), tmp_path)
+    assert made == ["slow/seed7"]
+    assert study["arms"]["slow"]["parts"]["test"]["images"]["scores"]["accuracy"]["sd"] is not None
+    made.clear()
+    assert run_study(make_study(phantoms, seeds=(0, 7), **one), tmp_path) == study
+    assert made == []
+    with pytest.raises(UserError, match=r"slow/seed0 holds a run with other settings.*l2"):
+        run_study(make_study(phantoms, **{"optim.l2": 0.1}), tmp_path)
+    assert made == []
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_a_stopped_study_goes_on_in_the_run_that_was_stopped(tmp_path, phantoms, monkeypatch):
+    config = make_study(phantoms, seeds=(0,), **{"study.arms": ("fast",)})
+    undo = stop_after(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        run_study(config, tmp_path)
+    undo()
+    study = run_study(config, tmp_path)
+    [run] = study["arms"]["fast"]["runs"]
+    assert run["finished"]
+    assert run["error"] is None
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkeypatch):
+    train = campaign.train_and_evaluate
+
+    def failing(config, workdir):
+        if workdir.parent.name == "slow":
+            workdir.mkdir(parents=True, exist_ok=True)
+            raise RuntimeError("out of <b>memory</b>\nat step 3")
+        return train(config, workdir)
+
+    monkeypatch.setattr(campaign, "train_and_evaluate", failing)
+    config = make_study(phantoms, seeds=(0,))
+    study = run_study(config, tmp_path)
+    [run] = study["arms"]["slow"]["runs"]
+    assert run == {
+        "seed": 0,
+        "workdir": "slow/seed0",
+        "finished": False,
+        "error": "RuntimeError: out of <b>memory</b> at step 3",
+    }
+    assert "Traceback" in (tmp_path / "slow/seed0/failure.txt").read_text()
+    assert study["arms"]["slow"]["parts"] == {}
+    assert study["arms"]["fast"]["runs"][0]["finished"]
+    page = Page((tmp_path / "study.html").read_text())
+    assert "1 of 2 runs are finished, 1 failed" in page.text
+    assert "out of <b>memory</b> at step 3" in page.text
+    assert not page.all("b")
+    assert "slow/seed0 failed: RuntimeError" in (tmp_path / "study.md").read_text()
+
+    monkeypatch.setattr(campaign, "train_and_evaluate", train)
+    again = run_study(config, tmp_path)
+    assert again["arms"]["slow"]["runs"][0]["error"] is None
+    assert not (tmp_path / "slow/seed0/failure.txt").exists()
+
+
+def test_a_study_of_which_nothing_finished(tmp_path):
+    with pytest.raises(UserError, match=r"none of the 4 runs finished.*/nowhere"):
+        run_study(make_study("/nowhere"), tmp_path)
+    assert not (tmp_path / "study.json").exists()
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "jaxbusi.study", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_the_command_says_that_runs_failed(monkeypatch, capsys):
+    runs = [{"workdir": "slow/seed0", "error": "no"}, {"workdir": "slow/seed1", "error": None}]
+    monkeypatch.setattr(campaign, "run_study", lambda *_: {"arms": {"slow": {"runs": runs}}})
+    for flag in ("CONFIG", "WORKDIR"):
+        monkeypatch.setattr(command, flag, SimpleNamespace(value="x"))
+    with pytest.raises(SystemExit) as ended:
+        study_command.main(["study"])
+    assert ended.value.code == 1
+    assert "jaxbusi: 1 run(s) failed (slow/seed0); failure.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=x"], "--config is missing; name a file, for instance --config configs/table4"),
+        (
+            ["--config=configs/table4.py", "--workdir=x", "--config.study.changes.ViT.optim.l2=1"],
+            "optim is no setting where a --config flag names it",
+        ),
+        (["--config=configs/fusion.py", "--workdir=x"], "give it to python -m jaxbusi.main"),
+    ],
+)
+def test_wrong_flags(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"study.arms": ("slow", "quick")}, r"names 'quick'; config.study.changes has fast, slow"),
+        ({"study.arms": ()}, r"config.study.arms=\(\) must be at least one"),
+        ({"study.seeds": (1, 1)}, r"config.study.seeds=\(1, 1\) must be at least one, none"),
+        ({"study.seeds": (-1,)}, r"arm slow: config.seed=-1 must be in"),
+        ({"optim.l2": -1.0}, r"arm slow: config.optim.l2=-1.0 must be 0 or more"),
+    ],
+)
+def test_bad_plans_are_refused(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        Plan.from_config(make_study("set", **change), tmp_path)
+
+
+def test_names_that_make_no_folder_and_scores_that_are_none(tmp_path):
+    config = make_study("set").to_dict()
+    config["study"]["arms"] = ("../up",)
+    config["study"]["changes"] = {"../up": {}}
+    with pytest.raises(UserError, match=r"'\.\./up' becomes the name of a folder"):
+        Plan.from_config(config, tmp_path)
+    config = make_study("set").to_dict()
+    config["study"]["published"] = {"fast": {"kappa": 1}}
+    with pytest.raises(UserError, match=r"published\.fast holds kappa"):
+        Plan.from_config(config, tmp_path)
+    config = make_study("set").to_dict()
+    config["study"]["changes"]["fast"] = {"optim": {"rate": 1}}
+    with pytest.raises(UserError, match=r"arm fast: unknown setting config\.optim\.rate"):
+        Plan.from_config(config, tmp_path)
+
+
+@pytest.mark.parametrize("config", [table4, table4_dinov2])
+def test_table4_is_the_papers_comparison(config, tmp_path):
+    config = config.get_config()
+    config.weights.resnet18, config.weights.vit = "resnet18.pth", "vit.safetensors"
+    plan = Plan.from_config(config, tmp_path)
+    assert plan.study.arms == ("GoogLeNet", "ResNet18", "ViT", "Fusion")
+    assert len(plan.runs) == 20
+    arms = {run.arm: run.settings for run in plan.runs}
+    branches = {arm: settings.model.branches for arm, settings in arms.items()}
+    assert branches == {
+        "GoogLeNet": ("googlenet",),
+        "ResNet18": ("resnet18",),
+        "ViT": ("vit",),
+        "Fusion": ("resnet18", "vit"),
+    }
+    assert arms["Fusion"].model.hidden == (512, 128)
+    assert arms["ResNet18"].model.hidden == ()
+    # An arm takes the weights of the branches that it has.
+    assert (arms["ResNet18"].weights.resnet18, arms["ResNet18"].weights.vit) == ("resnet18.pth", "")
+    assert arms["Fusion"].weights.vit == "vit.safetensors"
+    published = {arm: row.get("accuracy") for arm, row in plan.study.published.items()}
+    assert published == {"GoogLeNet": 0.846, "ResNet18": 0.881, "Fusion": 0.932}
+
+
+def predictions(names, label, predicted):
+    rows = np.full((len(names), 3), 0.1) + 0.7 * np.eye(3)[predicted]
+    return Predictions(list(names), np.zeros(len(names), int), np.array(label), rows)
+
+
+def test_the_mean_of_one_run_is_that_run():
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1, 2], 20)
+    one = predictions([str(row) for row in range(60)], label, rng.integers(0, 3, 60))
+    assert intervals.bootstrap_mean([one]) == intervals.bootstrap(one)
+
+
+def test_images_that_several_runs_were_tested_on_move_together():
+    rng = np.random.default_rng(1)
+    label = np.repeat([0, 1, 2], 40)
+    predicted = np.where(rng.random(120) < 0.7, label, (label + 1) % 3)
+    names = [str(row) for row in range(120)]
+    one = predictions(names, label, predicted)
+    other = predictions([f"x{name}" for name in names], label, predicted)
+    single = intervals.bootstrap(one)["accuracy"]
+    same = intervals.bootstrap_mean([one, one])["accuracy"]
+    apart = intervals.bootstrap_mean([one, other])["accuracy"]
+    assert same.high - same.low == pytest.approx(single.high - single.low)
+    ratio = (apart.high - apart.low) / (single.high - single.low)
+    assert ratio == pytest.approx(1 / np.sqrt(2), rel=0.1)
+
+
+def test_a_resample_that_leaves_a_run_without_a_class_is_left_out():
+    label = [0, 0, 1, 1, 2, 2]
+    one = predictions("abcdef", label, [0, 1, 1, 1, 2, 0])
+    other = predictions("abghij", label, [0, 0, 1, 0, 2, 2])
+    found = intervals.bootstrap_mean([one, other], resamples=500)
+    assert found["recall"].value == pytest.approx((2 / 3 + 5 / 6) / 2)
+    assert found["recall"].low < found["recall"].value < found["recall"].high
