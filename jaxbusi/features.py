@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from jaxbusi.data import pipeline
 from jaxbusi.data.parts import Part, PartSet
 from jaxbusi.evaluation import atomic
+from jaxbusi.logs import progress_bar
 from jaxbusi.settings import Settings
 from jaxbusi.state import Tree, batch_sharding, replicated
 
@@ -143,7 +143,8 @@ def _compute(
     )
     found: list[Columns] = []
     active = jax.process_index() == 0
-    with tqdm(total=len(part.samples), desc=f"features of {name}", disable=not active) as bar:
+    total = len(part.samples)
+    with progress_bar(total, f"features of {name}", "image", active=active) as bar:
         for host, device in pipeline.to_device(batches, mesh):
             found.append(jax.device_get(step(device["image"])))
             bar.update(np.count_nonzero(host["mask"]) * jax.process_count())

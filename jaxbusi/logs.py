@@ -91,23 +91,28 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no NaN
 
 
+def progress_bar(total: int, what: str, unit: str, *, start: int = 0, active: bool = True) -> tqdm:
+    """Returns a bar on the standard error, or one that shows nothing where not `active`."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=start,
+        desc=what,
+        unit=unit,
+        disable=not active,
+        dynamic_ncols=terminal,
+        # A file that collects the output gets a line now and then, not ten a second.
+        mininterval=0.1 if terminal else 30.0,
+        file=sys.stderr,
+    )
+
+
 class Progress:
     """A bar over optimizer steps with loss, learning rate, images a second and time left."""
 
     def __init__(self, *, total: int, start: int, batch_size: int, active: bool):
         """Starts the bar at step `start` of `total`."""
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            initial=start,
-            desc="training",
-            unit="step",
-            disable=not active,
-            dynamic_ncols=terminal,
-            # A file that collects the output gets a line now and then, not ten a second.
-            mininterval=0.1 if terminal else 30.0,
-            file=sys.stderr,
-        )
+        self._bar = progress_bar(total, "training", "step", start=start, active=active)
         self._batch_size = batch_size
         self._last: tuple[float, int] | None = None
         self._rate = 0.0

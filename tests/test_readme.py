@@ -9,22 +9,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from configs import fusion
 from jaxbusi.data.phantoms import write_phantoms
+from jaxbusi.models.vit import SIZES
+from tests.reference import formats
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 # What is put behind a training command so that it takes seconds: the words before it stay.
+SHORT = ["--config.num_epochs=0.1", "--config.batch_size=4", "--config.data.copies=2"]
 SMALL = [
-    "--config.num_epochs=0.1",
-    "--config.batch_size=4",
-    "--config.data.copies=2",
+    *SHORT,
     "--config.data.augment.resize=36",
     "--config.data.augment.crop=32",
     "--config.model.vit=Ti16",
 ]
+# Public weights decide the transformer's size, and its patches of 14 pixels that of the images.
+SMALL_DINOV2 = [*SHORT, "--config.data.augment.resize=32", "--config.data.augment.crop=28"]
+SMALL_STUDY = ["--config.study.seeds=(0,)", "--config.study.arms=('ResNet18','ViT')"]
+
+
+def small(words):
+    """What makes a command short."""
+    if "--config" not in words:
+        return []
+    images = SMALL_DINOV2 if "dinov2" in " ".join(words) else SMALL
+    return images + (SMALL_STUDY if "jaxbusi.study" in words else [])
 
 
 def blocks(language):
@@ -39,12 +52,15 @@ def commands():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What a reader has: the clone's files, BUSI and a second hospital."""
+    """What a reader has: the clone's files, BUSI, a second hospital and public weights."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("configs", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     write_phantoms(folder / "Dataset_BUSI_with_GT", count=30, seed=0, size=64)
     write_phantoms(folder / "second_hospital", count=9, seed=1, size=64)
+    # Told by content: a file of safetensors under torchvision's name is as good.
+    save_file(formats.torchvision_resnet18(), folder / "resnet18-f37072fd.pth")
+    save_file(formats.dinov2(SIZES["S14"]), folder / "dinov2-small.safetensors")
     return folder
 
 
@@ -59,15 +75,20 @@ def test_the_python_commands_in_their_order(folder):
     found = [words for words in commands() if words[0] == "python"]
     trained = 0
     for words in found:
-        trains = "--config" in words
-        run([*words, *SMALL] if trains else words, folder)
-        if trains:
+        run([*words, *small(words)], folder)
+        if "--config" in words:
             trained += 1
             workdir = folder / words[words.index("--workdir") + 1]
+            runs = [workdir]
+            if "jaxbusi.study" in words:
+                assert all((workdir / name).exists() for name in ("study.json", "study.html"))
+                runs = list(workdir.glob("*/seed*"))
+                assert len(runs) in (1, 2)
             for name in ("report.html", "results.json", "predictions_test.csv", "split.csv"):
-                assert (workdir / name).exists()
+                assert all((one / name).exists() for one in runs)
     assert trained >= 6
     assert (folder / "runs/external/predictions_external.csv").exists()
+    assert (folder / "weights/resnet18.safetensors").exists()
 
     # The lines of Python follow on the first run of them.
     image = np.zeros((40, 60, 3), np.uint8)

@@ -105,7 +105,8 @@ def _normalised(
 # --- torchvision and timm: modules of tests/reference ------------------------------------------
 
 
-def _torchvision_resnet18() -> State:
+def torchvision_resnet18() -> State:
+    """torchvision's ResNet18 with a head of 10 classes."""
     state = _seeded(shapes.resnet18_shapes() | _head("fc", 512), "resnet18")
     return state | {"bn1.num_batches_tracked": np.array(7)}
 
@@ -136,7 +137,7 @@ def _run(module: object, state: State, x: np.ndarray) -> np.ndarray:
 def _resnet18_features(x: np.ndarray) -> np.ndarray:
     from tests.reference.resnet import ResNet18
 
-    return _run(ResNet18(), _torchvision_resnet18(), _normalised(x, IMAGENET))
+    return _run(ResNet18(), torchvision_resnet18(), _normalised(x, IMAGENET))
 
 
 def _googlenet_features(x: np.ndarray) -> np.ndarray:
@@ -214,9 +215,10 @@ def _hf_vit(*, classic: bool) -> State:
     return state | head
 
 
-def _hf_dinov2(*, classic: bool) -> State:
-    state = huggingface_names(_vit_state(DINO), DINO, layer="encoder.layer", classic=classic)
-    return state | {"embeddings.mask_token": np.ones((1, DINO.width), np.float32)}
+def dinov2(size: ViTSize, *, classic: bool = True) -> State:
+    """Hugging Face's Dinov2Model."""
+    state = huggingface_names(_vit_state(size), size, layer="encoder.layer", classic=classic)
+    return state | {"embeddings.mask_token": np.ones((1, size.width), np.float32)}
 
 
 def _hf_features(x: np.ndarray, size: ViTSize) -> np.ndarray:
@@ -235,7 +237,7 @@ def _hf_features(x: np.ndarray, size: ViTSize) -> np.ndarray:
     module: Any
     if size.layer_scale:
         module = transformers.Dinov2Model(transformers.Dinov2Config(mlp_ratio=4, **geometry))
-        state, x = _hf_dinov2(classic=False), _normalised(x, IMAGENET)
+        state, x = dinov2(DINO, classic=False), _normalised(x, IMAGENET)
     else:
         config = transformers.ViTConfig(intermediate_size=size.mlp, **geometry)
         module = transformers.ViTModel(config, add_pooling_layer=False)
@@ -354,7 +356,7 @@ def _google_features(x: np.ndarray, size: ViTSize) -> np.ndarray:
 _partial = functools.partial
 
 FORMATS = (
-    Format("torchvision_resnet18", "resnet18", IMAGENET, _torchvision_resnet18, _resnet18_features),
+    Format("torchvision_resnet18", "resnet18", IMAGENET, torchvision_resnet18, _resnet18_features),
     Format("torchvision_googlenet", "googlenet", HALF, _torchvision_googlenet, _googlenet_features),
     Format("timm_vit", "vit", HALF, _timm, _timm_features, TOKEN),
     *(
@@ -373,7 +375,7 @@ FORMATS = (
             f"huggingface_dinov2_{'classic' if classic else 'new'}",
             "vit",
             IMAGENET,
-            _partial(_hf_dinov2, classic=classic),
+            _partial(dinov2, DINO, classic=classic),
             _partial(_hf_features, size=DINO),
             DINO,
             sizes=(224, 140),
