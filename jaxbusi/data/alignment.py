@@ -1,0 +1,106 @@
+"""Lays one texture on another, and says how well the two agree where they overlap."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from jaxbusi.data.fingerprints import SIDE
+from jaxbusi.data.hashes import View
+
+_HALF = SIDE // 2
+_TILE = 12  # Pixels; 64 tiles.
+_PROMISING = 0.45  # Agreement at half size from which the full size is tried.
+_LEAST_OVERLAP = 0.4  # Of the first image's area.
+_SCALES = (0.5, 1.6)  # Of either axis: what a crop and a change of aspect do.
+_MOST_SHEAR = 0.2
+_STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 25, 1e-3)
+
+_Warp = np.ndarray
+"""float32[2, 3]: pixel of the first image to pixel of the second."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How well two aligned textures agree.
+
+    Attributes:
+      score: normalised cross-correlation over the overlap, -1 to 1.
+      typical: the median of the same over tiles of an eighth of the side. A bright outline that
+        two images share by chance lifts `score`, and few tiles; a caliper spoils few tiles.
+    """
+
+    score: float
+    typical: float
+
+
+def align(first: np.ndarray, second: np.ndarray, view: View) -> Agreement | None:
+    """Aligns the whole of `first` with the part `view` of `second`, and compares them.
+
+    The alignment is affine and maximises the enhanced correlation coefficient (Evangelidis and
+    Psarakis, 2008), first at half the size.
+
+    Args:
+      first: int8[96, 96], of `fingerprints.texture`; mirrored by the caller where that is asked.
+      second: int8[96, 96].
+      view: where in `second` to start.
+
+    Returns:
+      None where no plausible alignment was found, and the two have nothing in common.
+    """
+    left, top, share = view
+    small = [cv2.resize(i.astype(np.float32), (_HALF, _HALF), interpolation=cv2.INTER_AREA)
+             for i in (first, second)]  # fmt: skip
+    # Pixel centres lie at half integers.
+    shift = (np.array([left, top]) * _HALF + (share - 1) / 2)[:, None]
+    warp = np.hstack([share * np.eye(2), shift]).astype(np.float32)
+    found = _refine(small[0], small[1], warp)
+    if found is None or found[0] < _PROMISING:
+        return None
+    warp = found[1]
+    # Twice the pixels; their centres move by (linear part - 1) / 2.
+    warp[:, 2] = 2 * warp[:, 2] + (warp[:, :2] - np.eye(2)).sum(axis=1) / 2
+    whole = first.astype(np.float32), second.astype(np.float32)
+    found = _refine(*whole, warp)
+    return None if found is None else _compare(*whole, found[1])
+
+
+def _refine(first: np.ndarray, second: np.ndarray, warp: _Warp) -> tuple[float, _Warp] | None:
+    try:
+        score, warp = cv2.findTransformECC(first, second, warp, cv2.MOTION_AFFINE, _STEPS, None, 3)
+    except cv2.error:  # Did not converge, or left the image: nothing to align to.
+        return None
+    scales = np.hypot(warp[0, :2], warp[1, :2])
+    shear = abs(warp[0, 1]) + abs(warp[1, 0])
+    plausible = _SCALES[0] < scales.min() and scales.max() < _SCALES[1] and shear < _MOST_SHEAR
+    return (score, warp) if plausible else None
+
+
+def _compare(first: np.ndarray, second: np.ndarray, warp: _Warp) -> Agreement | None:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    # The lightest blur that takes what resampling and JPEG add; as the alignment itself has it.
+    first, second = (cv2.GaussianBlur(image, (3, 3), 0) for image in (first, second))
+    moved = cv2.warpAffine(second, warp, (SIDE, SIDE), flags=flags)
+    inside = cv2.warpAffine(np.ones_like(second), warp, (SIDE, SIDE), flags=flags) > 0.99
+    if inside.mean() < _LEAST_OVERLAP:
+        return None
+    score = _correlation(first[inside][None], moved[inside][None])[0]
+    whole_tiles = _tiles(inside).all(axis=1)
+    if not whole_tiles.any():
+        return None
+    tiles = _correlation(_tiles(first)[whole_tiles], _tiles(moved)[whole_tiles])
+    return Agreement(float(score), float(np.median(tiles)))
+
+
+def _tiles(image: np.ndarray) -> np.ndarray:
+    """[96, 96] to [64, 144]."""
+    count = SIDE // _TILE
+    return image.reshape(count, _TILE, count, _TILE).swapaxes(1, 2).reshape(count**2, -1)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of the rows of two arrays [N, P]: [N], 0 where one is constant."""
+    first = first - first.mean(axis=1, keepdims=True)
+    second = second - second.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return (first * second).sum(axis=1) / np.maximum(norms, 1e-6)
