@@ -1,6 +1,7 @@
 """Lays one texture on another, and says how well the two agree where they overlap."""
 
 import dataclasses
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ _LEAST_OVERLAP = 0.4  # Of the first image's area.
 _SCALES = (0.5, 1.6)  # Of either axis: what a crop and a change of aspect do.
 _MOST_SHEAR = 0.2
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 25, 1e-3)
+
+# The stub of OpenCV asks for a mask where a blur is given; None is right.
+_find_transform: Any = cv2.findTransformECC
 
 _Warp = np.ndarray
 """float32[2, 3]: pixel of the first image to pixel of the second."""
@@ -49,25 +53,24 @@ def align(first: np.ndarray, second: np.ndarray, view: View) -> Agreement | None
       None where no plausible alignment was found, and the two have nothing in common.
     """
     left, top, share = view
-    small = [cv2.resize(i.astype(np.float32), (_HALF, _HALF), interpolation=cv2.INTER_AREA)
-             for i in (first, second)]  # fmt: skip
-    # Pixel centres lie at half integers.
+    whole = first.astype(np.float32), second.astype(np.float32)
+    small = [cv2.resize(i, (_HALF, _HALF), interpolation=cv2.INTER_AREA) for i in whole]
+    # Pixel p is the point p + 1/2.
     shift = (np.array([left, top]) * _HALF + (share - 1) / 2)[:, None]
     warp = np.hstack([share * np.eye(2), shift]).astype(np.float32)
     found = _refine(small[0], small[1], warp)
     if found is None or found[0] < _PROMISING:
         return None
     warp = found[1]
-    # Twice the pixels; their centres move by (linear part - 1) / 2.
-    warp[:, 2] = 2 * warp[:, 2] + (warp[:, :2] - np.eye(2)).sum(axis=1) / 2
-    whole = first.astype(np.float32), second.astype(np.float32)
+    # Twice the pixels: pixel p of the half is the point 2 p + 1/2 of the whole.
+    warp[:, 2] = 2 * warp[:, 2] + (np.eye(2) - warp[:, :2]).sum(axis=1) / 2
     found = _refine(*whole, warp)
     return None if found is None else _compare(*whole, found[1])
 
 
 def _refine(first: np.ndarray, second: np.ndarray, warp: _Warp) -> tuple[float, _Warp] | None:
     try:
-        score, warp = cv2.findTransformECC(first, second, warp, cv2.MOTION_AFFINE, _STEPS, None, 3)
+        score, warp = _find_transform(first, second, warp, cv2.MOTION_AFFINE, _STEPS, None, 3)
     except cv2.error:  # Did not converge, or left the image: nothing to align to.
         return None
     scales = np.hypot(warp[0, :2], warp[1, :2])

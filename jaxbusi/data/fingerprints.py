@@ -61,7 +61,7 @@ def take_fingerprint(image: np.ndarray) -> Fingerprint:
     is_gray = all(np.array_equal(gray, image[..., channel]) for channel in range(3))
     pixels = gray if is_gray else np.ascontiguousarray(image)
     digest = hashlib.sha256(f"{height} {width} {pixels.ndim} ".encode())
-    digest.update(pixels)
+    digest.update(pixels.tobytes())
     overlay = overlays.find_overlay(image, gray)
     return Fingerprint(digest.hexdigest(), width, height, texture(gray), overlay)
 

@@ -1,8 +1,8 @@
 """A perceptual hash: the low frequencies of an image's texture, of the whole and of its parts.
 
-A crop of an image is the whole of another one. So every image is filed under the hash of its whole
-and of eighteen parts, and looked up by the hash of its whole, as it is and mirrored. Hashes are unit
-vectors; their dot product is the correlation of the two textures, smoothed.
+The whole of a crop is a part of the image that it was cropped from. So every image is filed under
+the hashes of its whole and of eighteen parts, and looked up by the hash of its whole, as it is and
+mirrored. Hashes are unit vectors; their dot product is the correlation of two smoothed textures.
 """
 
 import functools
