@@ -121,8 +121,8 @@ def _write_groups(path: Path, groups: Groups) -> None:
 def _summary(document: dict[str, Any], out: Path) -> str:
     counts = document["counts"]
     lines = [
-        f"{counts['readable']} images: {counts['in_groups']} of them in {counts['groups']} groups of "
-        f"copies and near-copies, the largest of {counts['largest']}",
+        f"{counts['readable']} images, {counts['in_groups']} of them in {counts['groups']} groups "
+        f"of copies and near-copies, the largest of {counts['largest']}",
         f"groups with more than one label: {counts['conflicts']}; across folders: "
         f"{counts['across']}; with exact copies: {counts['exact']}",
         f"in a random 8:2 split {100 * document['random_split_leak']:.0f} % of the test images "

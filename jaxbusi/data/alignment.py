@@ -11,10 +11,13 @@ from jaxbusi.data.hashes import View
 
 _HALF = SIDE // 2
 _TILE = 12  # Pixels; 64 tiles.
+_REACH = 8  # Largest shift tried, in pixels of half the size: a sixth of the side.
+_FITTING = 0.3  # Agreement after the best shift from which the alignment is refined.
 _PROMISING = 0.45  # Agreement at half size from which the full size is tried.
 _LEAST_OVERLAP = 0.4  # Of the first image's area.
 _SCALES = (0.5, 1.6)  # Of either axis: what a crop and a change of aspect do.
 _MOST_SHEAR = 0.2
+_FLAGS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 25, 1e-3)
 
 # The stub of OpenCV asks for a mask where a blur is given; None is right.
@@ -41,8 +44,9 @@ class Agreement:
 def align(first: np.ndarray, second: np.ndarray, view: View) -> Agreement | None:
     """Aligns the whole of `first` with the part `view` of `second`, and compares them.
 
-    The alignment is affine and maximises the enhanced correlation coefficient (Evangelidis and
-    Psarakis, 2008), first at half the size.
+    The best of all shifts is tried first, at half the size: it takes a tenth of the time, and most
+    candidates end there. The alignment is then affine and maximises the enhanced correlation
+    coefficient (Evangelidis and Psarakis, 2008), at half and at full size.
 
     Args:
       first: int8[96, 96], of `fingerprints.texture`; mirrored by the caller where that is asked.
@@ -58,7 +62,8 @@ def align(first: np.ndarray, second: np.ndarray, view: View) -> Agreement | None
     # Pixel p is the point p + 1/2.
     shift = (np.array([left, top]) * _HALF + (share - 1) / 2)[:, None]
     warp = np.hstack([share * np.eye(2), shift]).astype(np.float32)
-    found = _refine(small[0], small[1], warp)
+    shifted = _shift(small[0], small[1], warp)
+    found = None if shifted is None else _refine(small[0], small[1], shifted)
     if found is None or found[0] < _PROMISING:
         return None
     warp = found[1]
@@ -66,6 +71,19 @@ def align(first: np.ndarray, second: np.ndarray, view: View) -> Agreement | None
     warp[:, 2] = 2 * warp[:, 2] + (np.eye(2) - warp[:, :2]).sum(axis=1) / 2
     found = _refine(*whole, warp)
     return None if found is None else _compare(*whole, found[1])
+
+
+def _shift(first: np.ndarray, second: np.ndarray, warp: _Warp) -> _Warp | None:
+    """Moves `warp` to where the middle of `first` fits best; None where it fits nowhere."""
+    moved = cv2.warpAffine(second, warp, (_HALF, _HALF), flags=_FLAGS)
+    middle = first[_REACH:-_REACH, _REACH:-_REACH]
+    fits = cv2.matchTemplate(moved, middle, cv2.TM_CCOEFF_NORMED)
+    _, best, _, place = cv2.minMaxLoc(fits)
+    if best < _FITTING:
+        return None
+    shifted = warp.copy()
+    shifted[:, 2] += warp[:, :2] @ (np.array(place, np.float32) - _REACH)
+    return shifted
 
 
 def _refine(first: np.ndarray, second: np.ndarray, warp: _Warp) -> tuple[float, _Warp] | None:
@@ -80,11 +98,10 @@ def _refine(first: np.ndarray, second: np.ndarray, warp: _Warp) -> tuple[float, 
 
 
 def _compare(first: np.ndarray, second: np.ndarray, warp: _Warp) -> Agreement | None:
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     # The lightest blur that takes what resampling and JPEG add; as the alignment itself has it.
     first, second = (cv2.GaussianBlur(image, (3, 3), 0) for image in (first, second))
-    moved = cv2.warpAffine(second, warp, (SIDE, SIDE), flags=flags)
-    inside = cv2.warpAffine(np.ones_like(second), warp, (SIDE, SIDE), flags=flags) > 0.99
+    moved = cv2.warpAffine(second, warp, (SIDE, SIDE), flags=_FLAGS)
+    inside = cv2.warpAffine(np.ones_like(second), warp, (SIDE, SIDE), flags=_FLAGS) > 0.99
     if inside.mean() < _LEAST_OVERLAP:
         return None
     score = _correlation(first[inside][None], moved[inside][None])[0]

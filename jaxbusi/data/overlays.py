@@ -50,8 +50,8 @@ def _count_strokes(gray: np.ndarray) -> int:
     across = cv2.getStructuringElement(cv2.MORPH_RECT, (_STROKE, 1))
     down = cv2.getStructuringElement(cv2.MORPH_RECT, (1, _STROKE))
     narrow = cv2.morphologyEx(gray, cv2.MORPH_TOPHAT, across)
-    strokes = ((narrow >= _CONTRAST) & (gray >= _BRIGHT)).astype(np.uint8)
-    strokes = cv2.morphologyEx(strokes, cv2.MORPH_OPEN, down)
+    bright = ((narrow >= _CONTRAST) & (gray >= _BRIGHT)).astype(np.uint8)
+    strokes = cv2.morphologyEx(bright, cv2.MORPH_OPEN, down)
     height, width = (round(s * n) + _STROKE for s, n in zip(_CORNER, gray.shape, strict=True))
     strokes[:height, :width] = 0
     return int(strokes.sum())
