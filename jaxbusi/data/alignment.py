@@ -56,12 +56,13 @@ def align(first: np.ndarray, second: np.ndarray, view: View) -> Agreement | None
     Returns:
       None where no plausible alignment was found, and the two have nothing in common.
     """
-    left, top, share = view
+    left, top, width, height = view
+    scale = np.diag([width, height])
     whole = first.astype(np.float32), second.astype(np.float32)
     small = [cv2.resize(i, (_HALF, _HALF), interpolation=cv2.INTER_AREA) for i in whole]
     # Pixel p is the point p + 1/2.
-    shift = (np.array([left, top]) * _HALF + (share - 1) / 2)[:, None]
-    warp = np.hstack([share * np.eye(2), shift]).astype(np.float32)
+    shift = _HALF * np.array([left, top]) + (np.diag(scale) - 1) / 2
+    warp = np.hstack([scale, shift[:, None]]).astype(np.float32)
     shifted = _shift(small[0], small[1], warp)
     found = None if shifted is None else _refine(small[0], small[1], shifted)
     if found is None or found[0] < _PROMISING:

@@ -1,7 +1,7 @@
 """A perceptual hash: the low frequencies of an image's texture, of the whole and of its parts.
 
 The whole of a crop is a part of the image that it was cropped from. So every image is filed under
-the hashes of its whole and of eighteen parts, and looked up by the hash of its whole, as it is and
+the hashes of its whole and of 24 parts, and looked up by the hash of its whole, as it is and
 mirrored. Hashes are unit vectors; their dot product is the correlation of two smoothed textures.
 """
 
@@ -12,23 +12,31 @@ import numpy as np
 
 from jaxbusi.data.fingerprints import SIDE
 
-View = tuple[float, float, float]
-"""Left and upper edge, and width (which is the height too), as shares of the image's."""
+View = tuple[float, float, float, float]
+"""Left and upper edge, width and height, as shares of the image's."""
 
-_PARTS = (0.85, 0.72)  # A crop that keeps 70 % or more of either side is close to one of these.
+# A crop that keeps 70 % or more of either side is close to one of these; the last two are crops of
+# one side alone, as where the black beside a fan-shaped scan is cut off.
+_PARTS = ((0.85, 0.85), (0.72, 0.72), (0.72, 1.0), (1.0, 0.72))
 _FREQUENCIES = 12  # Half waves over the view; more tell images apart and crops from their part.
 _BLOCK = 256  # Images at a time.
 
+
+def _places(share: float) -> tuple[float, ...]:
+    """Where a part may begin: at the edge, in the middle, at the other edge."""
+    return (0.0, (1 - share) / 2, 1 - share) if share < 1 else (0.0,)
+
+
 VIEWS: tuple[View, ...] = (
-    (0.0, 0.0, 1.0),
+    (0.0, 0.0, 1.0, 1.0),
     *(
-        (left * (1 - share), top * (1 - share), share)
-        for share in _PARTS
-        for left in (0.0, 0.5, 1.0)
-        for top in (0.0, 0.5, 1.0)
+        (left, top, width, height)
+        for width, height in _PARTS
+        for left in _places(width)
+        for top in _places(height)
     ),
 )
-"""The whole first, then its parts."""
+"""The whole first, then its 24 parts."""
 
 _KEPT = [
     (row, column)
@@ -52,13 +60,13 @@ def hash_views(textures: Sequence[np.ndarray]) -> np.ndarray:
       textures: N times int8[96, 96], of `fingerprints.texture`.
 
     Returns:
-      float16[N, 19, 77]: unit vectors in the order of `VIEWS`; zeros where there is no structure.
+      float16[N, 25, 77]: unit vectors in the order of `VIEWS`; zeros where there is no structure.
     """
     hashes = np.zeros((len(textures), len(VIEWS), LENGTH), np.float16)
     for first in range(0, len(textures), _BLOCK):
         block = np.stack(textures[first : first + _BLOCK]).astype(np.float32)
-        for number, (left, top, share) in enumerate(VIEWS):
-            down, across = _waves(top, share), _waves(left, share)
+        for number, (left, top, width, height) in enumerate(VIEWS):
+            down, across = _waves(top, height), _waves(left, width)
             spectrum = (down @ block @ across.T)[:, _ROWS, _COLUMNS]
             norms = np.linalg.norm(spectrum, axis=1, keepdims=True)
             # A blank image has no direction; its hash is like no other.
