@@ -27,8 +27,13 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = ""  # folder of the set, one sub-folder a class; required unless phantoms > 0
     config.data.external = ""  # a second hospital's folder, evaluated only; empty is none
-    config.data.protocol = "paper"  # split the images 8:2, then expand both parts
+    # 'paper' splits the images 8:2 and expands both parts; 'leaky' expands first; 'clean' keeps the
+    # images of a group together and evaluates without copies.
+    config.data.protocol = "paper"
+    config.data.groups = ""  # CSV with image and group (or patient); empty looks for near-copies
     config.data.split = ""  # a split.csv to reuse exactly; empty draws one from the seed
+    config.data.folds = 0  # cross-validation in so many folds in place of one split; 0 is off
+    config.data.fold = 0  # the fold that is tested on
     config.data.phantoms = 0  # synthetic images to make where root is empty
     config.data.train_fraction = 0.8  # of each class
     config.data.validation_fraction = 0.0  # of the training part, to choose the best checkpoint by

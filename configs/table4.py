@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         config.study = ConfigDict()
         config.study.seeds = (0, 1, 2, 3, 4)  # each in place of config.seed; decides the split too
+        config.study.folds = 0  # cross-validation: so many runs a seed, each image tested once
         config.study.arms = ("GoogLeNet", "ResNet18", "ViT", "Fusion")  # in the order of the table
         # What each arm changes in the shared settings: as its own config does.
         config.study.changes = ConfigDict(

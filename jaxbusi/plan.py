@@ -21,6 +21,7 @@ class StudySettings:
     """`config.study`; the comments of `configs/table4.py` explain every field."""
 
     seeds: Annotated[tuple[int, ...], NotEmpty]
+    folds: Annotated[int, Range("0, or 2 or more", lambda value: value == 0 or value >= 2)]
     arms: Annotated[tuple[str, ...], NotEmpty]
     changes: Mapping[str, Any]
     published: Mapping[str, Any]
@@ -33,12 +34,14 @@ class PlannedRun:
     Attributes:
       arm: which model or recipe.
       seed: of split, augmentation and weights.
+      fold: that is tested on, or None for a single split.
       settings: of the run.
       workdir: its folder.
     """
 
     arm: str
     seed: int
+    fold: int | None
     settings: Settings
     workdir: Path
 
@@ -47,12 +50,12 @@ class PlannedRun:
 class Plan:
     """The runs of a study, in the order in which they are made.
 
-    All arms of a seed come before the next seed, so that a study that is not finished compares
-    its arms on the same splits.
+    All arms of a split come before the next, so that a study that is not finished compares its arms
+    on the same images.
 
     Attributes:
       study: `config.study`.
-      runs: arms × seeds.
+      runs: arms × seeds, or arms × folds × seeds.
     """
 
     study: StudySettings
@@ -78,8 +81,15 @@ class Plan:
         study = build(StudySettings, base.pop("study"), "config.study")
         _check_names(study)
         runs = tuple(
-            PlannedRun(arm, seed, _settings(base, study, arm, seed), workdir / arm / f"seed{seed}")
+            PlannedRun(
+                arm,
+                seed,
+                fold,
+                _settings(base, study, arm, seed, fold),
+                workdir / arm / (f"seed{seed}" if fold is None else f"seed{seed}_fold{fold}"),
+            )
             for seed in study.seeds
+            for fold in (range(study.folds) if study.folds else [None])
             for arm in study.arms
         )
         return cls(study, runs)
@@ -108,9 +118,13 @@ def _check_names(study: StudySettings) -> None:
             )
 
 
-def _settings(base: Mapping[str, Any], study: StudySettings, arm: str, seed: int) -> Settings:
+def _settings(
+    base: Mapping[str, Any], study: StudySettings, arm: str, seed: int, fold: int | None
+) -> Settings:
     config = _merge(base, study.changes[arm])
     config["seed"] = seed
+    if fold is not None:
+        config = _merge(config, {"data": {"folds": study.folds, "fold": fold}})
     # The files are named once for all arms; an arm takes those of the branches that it has.
     branches = config["model"]["branches"]
     config["weights"] = {

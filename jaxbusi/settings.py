@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from jaxbusi.data.augment import AugmentSettings
+from jaxbusi.data.protocols import Protocol
 from jaxbusi.errors import UserError
 
 T = TypeVar("T")
@@ -38,8 +39,11 @@ class DataSettings:
 
     root: str
     external: str
-    protocol: Literal["paper"]
+    protocol: Protocol
+    groups: str
     split: str
+    folds: Annotated[int, Range("0, or 2 or more", lambda value: value == 0 or value >= 2)]
+    fold: Annotated[int, AtLeast0]
     phantoms: Annotated[int, AtLeast0]
     train_fraction: Annotated[float, Range("in (0, 1)", lambda value: 0 < value < 1)]
     validation_fraction: Annotated[float, Share]
@@ -266,6 +270,7 @@ def _check_together(settings: Settings) -> None:
             "config.checkpoint.evaluate='best' needs config.data.validation_fraction above 0: "
             "choosing a checkpoint on the test part is not offered"
         )
+    _check_data(settings.data)
     files = {name: path for name, path in dataclasses.asdict(settings.weights).items() if path}
     for name, path in files.items():
         if name not in settings.model.branches:
@@ -295,6 +300,20 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             "config.data.sampling='balanced' and config.loss.class_weights='balanced' would "
             "balance the classes twice; set one of them"
+        )
+
+
+def _check_data(data: DataSettings) -> None:
+    if data.fold >= max(data.folds, 1):
+        raise UserError(
+            f"config.data.fold={data.fold} does not exist; config.data.folds={data.folds} has "
+            f"{f'0 to {data.folds - 1}' if data.folds else 'none: leave it at 0'}"
+        )
+    if data.protocol == "leaky" and (data.folds or data.validation_fraction):
+        key = "folds" if data.folds else "validation_fraction"
+        raise UserError(
+            f"config.data.protocol='leaky' divides copies 8:2 as publications do; set "
+            f"config.data.{key}=0 or another protocol"
         )
 
 

@@ -44,7 +44,9 @@ def test_fusion_is_the_paper():
         ("num_epochs", True, "config.num_epochs=True must be of type float"),
         ("seed", -1, "config.seed=-1 must be in"),
         ("data.on_bad_image", "ignore", "is not one of 'error', 'skip'"),
-        ("data.protocol", "clean", "config.data.protocol='clean' is not one of 'paper'"),
+        ("data.protocol", "random", "config.data.protocol='random' is not one of 'paper', 'leaky'"),
+        ("data.folds", 1, "config.data.folds=1 must be 0, or 2 or more"),
+        ("data.fold", 1, "config.data.fold=1 does not exist; config.data.folds=0 has none"),
         ("data.train_fraction", 1.0, "must be in"),
         ("data.augment.scale", (0.9, 0.1), "scale=.0.9, 0.1.: must be"),
         ("data.augment.scale", (0.9,), "config.data.augment.scale=.0.9,. must hold 2 values"),
@@ -90,6 +92,15 @@ def test_differences_are_listed_by_key():
     new = {"a": 1, "b": {"c": 5, "d": 3}, "e": 4}
     assert differences(old, old) == []
     assert differences(old, new) == ["config.b.c: 2, now 5", "config.e: None, now 4"]
+
+
+def test_leaky_goes_with_neither_folds_nor_validation():
+    for key, value in (("folds", 5), ("validation_fraction", 0.1)):
+        config = fusion.get_config()
+        config.data.protocol = "leaky"
+        config.data[key] = value
+        with pytest.raises(UserError, match=rf"protocol='leaky' .*config\.data\.{key}=0"):
+            Settings.from_config(config)
 
 
 def test_settings_that_contradict_each_other_are_named():

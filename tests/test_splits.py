@@ -1,78 +1,24 @@
-"""The split depends on seed and names; split.csv is reused exactly or refused by name."""
+"""split.csv is reused exactly or refused by name."""
 
 import dataclasses
 import hashlib
-import random
 from pathlib import Path
 
 import pytest
 
 from jaxbusi.data import busi, splits
+from jaxbusi.data.protocols import Shares, draw_rows
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 
-BUSI_COUNTS = (437, 210, 133)
 
-
-def named(counts: tuple[int, ...]) -> tuple[list[str], list[int]]:
-    names, labels = [], []
-    for label, count in enumerate(counts):
-        names += [f"{CLASSES[label]}/{CLASSES[label]} ({i + 1}).png" for i in range(count)]
-        labels += [label] * count
-    return names, labels
-
-
-def counted(parts: dict[str, str], part: str) -> tuple[int, ...]:
-    return tuple(
-        sum(p == part and name.startswith(c) for name, p in parts.items()) for c in CLASSES
-    )
-
-
-def test_papers_counts():
-    names, labels = named(BUSI_COUNTS)
-    for seed in range(3):
-        parts = splits.paper_split(names, labels, seed=seed)
-        assert list(parts) == names
-        assert counted(parts, "train") == (350, 168, 106)
-        assert counted(parts, "test") == (87, 42, 27)
-
-
-def test_seed_and_names_alone_decide():
-    names, labels = named((40, 30, 20))
-    parts = splits.paper_split(names, labels, seed=7)
-    pairs = list(zip(names, labels, strict=True))
-    random.Random(1).shuffle(pairs)
-    shuffled = splits.paper_split([n for n, _ in pairs], [la for _, la in pairs], seed=7)
-    assert shuffled == parts
-    assert splits.paper_split(names, labels, seed=8) != parts
-    # Recorded: another result would silently break every split that a seed stands for.
-    test = [name for name in names[:40] if parts[name] == "test"]
-    recorded = (2, 10, 13, 15, 20, 35, 39, 40)
-    assert test == [f"benign/benign ({number}).png" for number in recorded]
-    overlap = sum(splits.paper_split(names, labels, seed=s)[names[0]] == "test" for s in range(200))
-    assert 20 < overlap < 60  # A fifth of 200: a name has no fixed place.
-
-
-def test_validation_comes_out_of_training_only():
-    names, labels = named((40, 30, 20))
-    without = splits.paper_split(names, labels, seed=0)
-    parts = splits.paper_split(names, labels, seed=0, validation_fraction=0.25)
-    assert counted(parts, "validation") == (8, 6, 4)
-    assert counted(parts, "train") == (24, 18, 12)
-    for name in names:
-        assert (parts[name] == "test") == (without[name] == "test")
-
-
-def test_small_classes_reach_every_part_or_are_refused():
-    names, labels = named((2, 3, 9))
-    assert counted(splits.paper_split(names, labels, seed=0), "test") == (1, 1, 2)
-    with pytest.raises(UserError, match=r"class benign has 2 image\(s\).* 3 parts needs 3"):
-        splits.paper_split(names, labels, seed=0, validation_fraction=0.1)
-    names, labels = named((3, 3, 4))
-    parts = splits.paper_split(names, labels, seed=0, validation_fraction=0.1)
-    assert counted(parts, "validation") == counted(parts, "test") == (1, 1, 1)
-    names, labels = named((5, 0, 5))
-    assert counted(splits.paper_split(names, labels, seed=0), "test") == (1, 0, 1)
+def make_rows(records, digests, part_of, copies):
+    return [
+        splits.SplitRow(
+            record.name, digest, CLASSES[record.label], "", part_of[record.name], copies
+        )
+        for record, digest in zip(records, digests, strict=True)
+    ]
 
 
 class Bytes:
@@ -99,7 +45,7 @@ def records() -> list[Record]:
 
 
 def test_what_is_written_is_read_in_the_order_of_the_records(records: list[Record], tmp_path: Path):
-    rows = splits.make_rows(records, DIGESTS, PART_OF, 5)
+    rows = make_rows(records, DIGESTS, PART_OF, 5)
     rows[0] = dataclasses.replace(rows[0], group="g1", copies=1)
     path = tmp_path / "split.csv"
     splits.write_split(path, rows)
@@ -137,7 +83,7 @@ def test_a_changed_split_is_refused_by_name(
     records: list[Record], tmp_path: Path, line: int, old: str, new: str, message: str
 ):
     path = tmp_path / "split.csv"
-    splits.write_split(path, splits.make_rows(records, DIGESTS, PART_OF, 5))
+    splits.write_split(path, make_rows(records, DIGESTS, PART_OF, 5))
     lines = path.read_text().splitlines(keepends=True)
     lines[line] = lines[line].replace(old, new, 1)
     path.write_text("".join(lines))
@@ -149,12 +95,12 @@ def test_a_changed_split_is_refused_by_name(
 
 def test_missing_and_extra_images_are_refused_by_name(records: list[Record], tmp_path: Path):
     path = tmp_path / "split.csv"
-    splits.write_split(path, splits.make_rows(records, DIGESTS, PART_OF, 5))
+    splits.write_split(path, make_rows(records, DIGESTS, PART_OF, 5))
     with pytest.raises(UserError, match=r"'benign/benign \(1\).png' \(and 1 more\) is listed but"):
         splits.read_split(path, records[2:], DIGESTS[2:])
     with pytest.raises(UserError, match=r"'external/benign.* or set config.data.external"):
         splits.read_split(path, records[:4], DIGESTS[:4])
-    splits.write_split(path, splits.make_rows(records[:3], DIGESTS[:3], PART_OF, 5))
+    splits.write_split(path, make_rows(records[:3], DIGESTS[:3], PART_OF, 5))
     with pytest.raises(UserError, match=r"'external/ben.* \(and 1 more\) is in the folder but not"):
         splits.read_split(path, records, DIGESTS)
     with pytest.raises(UserError, match=r"gone.csv: no such file"):
@@ -167,7 +113,7 @@ def test_missing_and_extra_images_are_refused_by_name(records: list[Record], tmp
 
 def test_a_failed_write_leaves_the_old_file(records: list[Record], tmp_path: Path, monkeypatch):
     path = tmp_path / "split.csv"
-    rows = splits.make_rows(records, DIGESTS, PART_OF, 5)
+    rows = make_rows(records, DIGESTS, PART_OF, 5)
     splits.write_split(path, rows)
 
     def full(descriptor: int) -> None:
@@ -181,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file(records: list[Record], tmp_path: Pat
 
 
 def test_counts_by_part_and_class(records: list[Record]):
-    rows = splits.make_rows(records, DIGESTS, PART_OF, 5)
+    rows = make_rows(records, DIGESTS, PART_OF, 5)
     assert splits.part_counts(rows) == {
         "train": {"benign": (1, 5), "malignant": (1, 5), "normal": (0, 0)},
         "validation": {"benign": (0, 0), "malignant": (0, 0), "normal": (1, 5)},
@@ -192,10 +138,10 @@ def test_counts_by_part_and_class(records: list[Record]):
 
 def test_table_3_of_real_busi(busi_root: Path):
     records = busi.read_records(busi_root)
-    names = [record.name for record in records]
-    parts = splits.paper_split(names, [record.label for record in records], seed=0)
     digests = [hashlib.sha256(record.image.read_bytes()).hexdigest() for record in records]
-    counts = splits.part_counts(splits.make_rows(records, digests, parts, 5))
+    alone = {record.name: "" for record in records}
+    rows = draw_rows(records, digests, alone, protocol="paper", shares=Shares(), copies=5, seed=0)
+    counts = splits.part_counts(rows)
     assert counts == {
         "train": {"benign": (350, 1750), "malignant": (168, 840), "normal": (106, 530)},
         "test": {"benign": (87, 435), "malignant": (42, 210), "normal": (27, 135)},

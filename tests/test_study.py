@@ -32,6 +32,7 @@ def make_study(root, seeds=(0, 1), **changes):
     with config.unlocked():
         config.study = {
             "seeds": seeds,
+            "folds": 0,
             "arms": ("slow", "fast"),
             "changes": {"fast": {"optim": {"learning_rate": 0.01}}, "slow": {}},
             "published": {"fast": {"accuracy": 0.932, "recall": 0.926}},

@@ -1,10 +1,13 @@
 """From links between images to groups of images that belong together."""
 
 import collections
+import csv
 import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
 
 from jaxbusi.data.images import ImageError
+from jaxbusi.errors import UserError
 
 EXACT, COPY, SCENE = "exact", "copy", "scene"
 
@@ -153,3 +156,44 @@ def join(count: int, links: Iterable[Link]) -> tuple[list[list[int]], list[Link]
     refused = [link for link in refused if home[link.first] != home[link.second]]
     components = sorted(sorted(rows) for rows in members.values() if len(rows) > 1)
     return components, refused
+
+
+def read_groups(path: str | Path, names: Sequence[str]) -> dict[str, str]:
+    """Reads which images belong together from a CSV file: groups.csv, or one of patients.
+
+    Args:
+      path: a file with the columns `image` and `group` or `patient`; others are not read. An empty
+        group is an image on its own.
+      names: the images that it has to list; further ones may be listed.
+
+    Returns:
+      The group of each of `names`, '' for none.
+
+    Raises:
+      UserError: the file cannot be read, lacks a column, lists an image twice or not at all.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config.data.groups={path} cannot be read as CSV ({reason})") from error
+    column = next((name for name in ("group", "patient") if lines and name in lines[0]), None)
+    if column is None or "image" not in lines[0]:
+        raise UserError(
+            f"config.data.groups={path} needs the columns image and group (or patient) and a line "
+            "for each image"
+        )
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 2):
+        if line["image"] in found:
+            raise UserError(
+                f"config.data.groups={path}, line {number}: {line['image']!r} is listed a second "
+                "time"
+            )
+        found[line["image"]] = line[column] or ""
+    missing = [name for name in names if name not in found]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(f"config.data.groups={path} does not list {missing[0]!r}{more}; add it")
+    return {name: found[name] for name in names}

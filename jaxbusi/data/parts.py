@@ -2,15 +2,17 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from jaxbusi.data import busi, phantoms, pipeline, splits
+from jaxbusi.data import busi, phantoms, pipeline, protocols, splits
+from jaxbusi.data.duplicates import find_groups
+from jaxbusi.data.grouping import read_groups
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.data.store import ImageStore
+from jaxbusi.errors import UserError
 from jaxbusi.settings import DataSettings
 
 
@@ -69,15 +71,19 @@ def load_parts(settings: DataSettings, *, seed: int, workdir: Path) -> PartSet:
         )
         stores.append(_open(splits.external_records(records), settings))
     rows = _rows(stores, settings, seed, workdir / "split.csv")
+    _check_leakage(rows, settings)
     parts: dict[str, Part] = {}
-    first = 0
+    firsts = splits.first_copies(rows)
     for store in stores:
-        here = rows[first : first + len(store)]
-        first += len(store)
+        place = {record.name: number for number, record in enumerate(store.records)}
         for name in splits.PARTS:
-            members = [number for number, row in enumerate(here) if row.part == name]
+            members = [
+                (place[row.image], row, first)
+                for row, first in zip(rows, firsts, strict=True)
+                if row.part == name and row.image in place
+            ]
             if members:
-                parts[name] = Part(store, _samples(here, members))
+                parts[name] = Part(store, _samples(members))
     _log_counts(rows)
     skipped = [entry for store in stores for entry in store.skipped]
     return PartSet(parts, rows, skipped)
@@ -96,7 +102,7 @@ def _open(records: Sequence[Record], settings: DataSettings) -> ImageStore:
 def _rows(
     stores: list[ImageStore], settings: DataSettings, seed: int, path: Path
 ) -> list[splits.SplitRow]:
-    """Reads or draws split.csv; its rows are aligned to the stores, one after the other."""
+    """Reads or draws split.csv."""
     records = [record for store in stores for record in store.records]
     digests = [digest for store in stores for digest in store.sha256]
     if path.exists():
@@ -104,25 +110,66 @@ def _rows(
     if settings.split:
         rows = splits.read_split(settings.split, records, digests)
     else:
-        own = stores[0].records
-        drawn = splits.paper_split(
-            [record.name for record in own],
-            [record.label for record in own],
+        rows = protocols.draw_rows(
+            records,
+            digests,
+            _groups(settings, records),
+            protocol=settings.protocol,
+            shares=protocols.Shares(
+                settings.train_fraction, settings.validation_fraction, settings.folds, settings.fold
+            ),
+            copies=settings.copies,
             seed=seed,
-            train_fraction=settings.train_fraction,
-            validation_fraction=settings.validation_fraction,
         )
-        drawn |= {record.name: "external" for store in stores[1:] for record in store.records}
-        rows = splits.make_rows(records, digests, drawn, settings.copies)
     if jax.process_index() == 0:
         splits.write_split(path, rows)
     return rows
 
 
-def _samples(rows: list[splits.SplitRow], members: list[int]) -> pipeline.Samples:
-    labels = np.array([CLASSES.index(rows[number].label) for number in members], np.int32)
-    copies = np.array([rows[number].copies for number in members], np.int32)
-    return pipeline.expand(np.array(members, np.int32), labels, copies)
+def _groups(settings: DataSettings, records: Sequence[Record]) -> Mapping[str, str]:
+    """The group of each image: as `config.data.groups` lists them, else of its near-copies."""
+    if settings.groups:
+        return read_groups(settings.groups, [record.name for record in records])
+    found = find_groups(records, progress=True).of()
+    logging.info(
+        "%d images are in %d groups of near-copies",
+        sum(1 for group in found.values() if group),
+        len({group for group in found.values() if group}),
+    )
+    return found
+
+
+def _check_leakage(rows: list[splits.SplitRow], settings: DataSettings) -> None:
+    """Says how many images have a near-copy in training; the clean protocol refuses any."""
+    for part, (leaked, total) in splits.leakage(rows).items():
+        logging.info(
+            "%d of %d %s images (%.1f %%) have a near-copy in the training part",
+            *(leaked, total, part, 100 * leaked / total),
+        )
+        if settings.protocol == "clean" and leaked:
+            groups = {row.group for row in rows if row.part == "train"}
+            names = [row.image for row in rows if row.part == part and row.group in groups]
+            raise UserError(
+                f"config.data.protocol='clean': {leaked} of {total} {part} images have a near-copy "
+                f"in the training part, the first is {names[0]!r}; leave it out of "
+                f"{'config.data.external' if part == 'external' else 'config.data.split'}"
+            )
+    excluded = [row.image for row in rows if row.part == splits.EXCLUDED]
+    if excluded:
+        logging.warning(
+            "%d images are left out, as their groups carry two labels: %s",
+            *(len(excluded), ", ".join(excluded)),
+        )
+
+
+def _samples(members: list[tuple[int, splits.SplitRow, int]]) -> pipeline.Samples:
+    """Of rows of a store, each with its line of split.csv and the number of its first copy."""
+    return pipeline.expand(
+        [number for number, _, _ in members],
+        [CLASSES.index(row.label) for _, row, _ in members],
+        [row.copies for _, row, _ in members],
+        [first for _, _, first in members],
+    )
 
 
 def _log_counts(rows: list[splits.SplitRow]) -> None:

@@ -53,20 +53,21 @@ class Samples:
         return Samples(self.image[rows], self.copy[rows], self.label[rows])
 
 
-def expand(rows: ArrayLike, labels: ArrayLike, copies: ArrayLike) -> Samples:
+def expand(rows: ArrayLike, labels: ArrayLike, copies: ArrayLike, first: ArrayLike = 0) -> Samples:
     """Expands images into copies (section 2.2: five-fold), the copies of an image in sequence.
 
     Args:
       rows: int[M], rows of the store.
       labels: int[M], the label of each row.
       copies: int[M] or one int, of each image.
+      first: int[M] or one int, number of the first copy of each image.
     """
     rows = np.asarray(rows, np.int32)
     counts = np.broadcast_to(np.asarray(copies, np.int32), rows.shape)
-    first = np.cumsum(counts) - counts
+    shift = np.asarray(first) - (np.cumsum(counts) - counts)
     return Samples(
         image=np.repeat(rows, counts),
-        copy=np.arange(counts.sum(), dtype=np.int32) - np.repeat(first, counts).astype(np.int32),
+        copy=np.arange(counts.sum(), dtype=np.int32) + np.repeat(shift, counts).astype(np.int32),
         label=np.repeat(np.asarray(labels, np.int32), counts),
     )
 

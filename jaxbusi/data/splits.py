@@ -1,32 +1,35 @@
-"""Which image belongs to which part: drawn from a seed, kept in split.csv, checked when reused."""
+"""Which image belongs to which part: split.csv, and its check when it is reused."""
 
 import collections
 import csv
 import dataclasses
-import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 
 PARTS: tuple[str, ...] = ("train", "validation", "test", "external")
+EXCLUDED = "excluded"
+"""Stands in the place of a part for an image that is in none: its group carries two labels."""
+
 EXTERNAL_PREFIX = "external/"
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitRow:
-    """One line of split.csv.
+    """One line of split.csv: an image, or those of its copies that are in one part.
 
     Attributes:
       image: the record's name.
       sha256: of the encoded image file, 64 hexadecimal digits.
       label: class name.
       group: images that must stay together share it; empty for an image on its own.
-      part: one of `PARTS`.
-      copies: how many versions of the image count, the image itself included; 1 or more.
+      part: one of `PARTS`, or `EXCLUDED`.
+      copies: how many versions of the image count in the part; 1 or more. Where all of them are in
+        one part, the image itself is one of them; else see `first_copies`.
     """
 
     image: str
@@ -40,60 +43,6 @@ class SplitRow:
 _COLUMNS = tuple(field.name for field in dataclasses.fields(SplitRow))
 
 
-def paper_split(
-    names: Sequence[str],
-    labels: Sequence[int],
-    *,
-    seed: int,
-    train_fraction: float = 0.8,
-    validation_fraction: float = 0.0,
-) -> dict[str, str]:
-    """Draws the paper's split (section 2.1): 8:2 by class, before any expansion.
-
-    Of the n images of a class, round(`train_fraction` x n) go to the training part: on BUSI
-    350/168/106 and 87/42/27 to the test part. A validation part takes round(`validation_fraction`
-    x m) of the m training images of each class, and leaves the test part as it is. Both parts of
-    a class get at least one image.
-
-    An image's place in its class is the SHA-256 of seed and name, so that the split depends on
-    nothing else: not on the order of the files, not on the version of a random generator.
-
-    Args:
-      names: image names, all different.
-      labels: indices into `CLASSES`, aligned to `names`.
-      seed: any integer.
-      train_fraction: in (0, 1).
-      validation_fraction: in [0, 1).
-
-    Returns:
-      Part by name, in the order of `names`.
-
-    Raises:
-      UserError: a class has fewer images than there are parts.
-    """
-    if len(set(names)) != len(names):
-        raise ValueError("names are not unique")
-    by_class: dict[int, list[str]] = collections.defaultdict(list)
-    for name, label in zip(names, labels, strict=True):
-        by_class[label].append(name)
-    parts = {}
-    for label, members in by_class.items():
-        needed = 3 if validation_fraction else 2
-        if len(members) < needed:
-            raise UserError(
-                f"class {CLASSES[label]} has {len(members)} image(s), a split into {needed} parts "
-                f"needs {needed} or more; add images"
-            )
-        members.sort(key=lambda name: _place(seed, name))
-        fitted = min(max(round(train_fraction * len(members)), needed - 1), len(members) - 1)
-        held = round(validation_fraction * fitted)
-        held = min(max(held, 1), fitted - 1) if validation_fraction else 0
-        for position, name in enumerate(members):
-            part = "validation" if position < held else "train" if position < fitted else "test"
-            parts[name] = part
-    return {name: parts[name] for name in names}
-
-
 def external_records(records: Iterable[Record]) -> list[Record]:
     """Puts `external/` before the names of a second set.
 
@@ -103,24 +52,39 @@ def external_records(records: Iterable[Record]) -> list[Record]:
     return [dataclasses.replace(record, name=EXTERNAL_PREFIX + record.name) for record in records]
 
 
-def make_rows(
-    records: Sequence[Record], sha256s: Sequence[str], parts: Mapping[str, str], copies: int
-) -> list[SplitRow]:
-    """Makes the lines of split.csv.
+def first_copies(rows: Iterable[SplitRow]) -> list[int]:
+    """Numbers the copies of images that have several lines.
 
-    Args:
-      records: the images.
-      sha256s: of the encoded files, aligned to `records`.
-      parts: part by name.
-      copies: for every image; the paper's expansion is 5.
+    The copies of an image are numbered from 0 through its lines: first those of the parts that are
+    evaluated, of which number 0 is the image itself, then those that are trained on.
 
     Returns:
-      Rows aligned to `records`.
+      The number of the first copy of each line, in the order of `rows`.
     """
-    return [
-        SplitRow(record.name, sha256, CLASSES[record.label], "", parts[record.name], copies)
-        for record, sha256 in zip(records, sha256s, strict=True)
-    ]
+    rows = list(rows)
+    first = [0] * len(rows)
+    used: collections.Counter[str] = collections.Counter()
+    for row in sorted(range(len(rows)), key=lambda row: rows[row].part == "train"):
+        first[row] = used[rows[row].image]
+        used[rows[row].image] += rows[row].copies
+    return first
+
+
+def leakage(rows: Sequence[SplitRow]) -> dict[str, tuple[int, int]]:
+    """Counts the images that have a near-copy in the training part.
+
+    Returns:
+      For each other part: the number of such images, and of all its images.
+    """
+    trained = {row.image for row in rows if row.part == "train"}
+    groups = {row.group for row in rows if row.part == "train" and row.group}
+    found = {}
+    for part in PARTS[1:]:
+        here = [row for row in rows if row.part == part]
+        if here:
+            leaked = sum(row.group in groups or row.image in trained for row in here)
+            found[part] = (leaked, len(here))
+    return found
 
 
 def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:
@@ -151,14 +115,16 @@ def read_split(
       sha256s: of their encoded files, aligned to `records`.
 
     Returns:
-      Rows aligned to `records`.
+      Rows in the order of `records`; most images have one.
 
     Raises:
       UserError: no such file; not these columns; a malformed line (with its number); an image
-        listed twice; and by name, an image that is only in the file or only at hand, that has
-        another content, or that lies in another class folder.
+        listed twice in a part; and by name, an image that is only in the file or only at hand,
+        that has another content, or that lies in another class folder.
     """
-    rows = {row.image: row for row in _parse(Path(path))}
+    rows: dict[str, list[SplitRow]] = collections.defaultdict(list)
+    for row in _parse(Path(path)):
+        rows[row.image].append(row)
     at_hand = {record.name for record in records}
     gone = [name for name in rows if name not in at_hand]
     hint = ""
@@ -167,35 +133,36 @@ def read_split(
     _refuse(path, gone, f"listed but not in the folder; restore the image{hint}")
     extra = [name for name in at_hand if name not in rows]
     _refuse(path, sorted(extra), "in the folder but not listed; remove it or make a new split")
-    relabelled = [r.name for r in records if rows[r.name].label != CLASSES[r.label]]
+    relabelled = [
+        record.name
+        for record in records
+        if any(row.label != CLASSES[record.label] for row in rows[record.name])
+    ]
     _refuse(path, relabelled, "in the folder of another class than listed; move it back")
     changed = [
         record.name
         for record, sha256 in zip(records, sha256s, strict=True)
-        if rows[record.name].sha256 != sha256
+        if any(row.sha256 != sha256 for row in rows[record.name])
     ]
     _refuse(path, changed, "not the file that was listed (SHA-256 differs); restore it")
-    return [rows[record.name] for record in records]
+    return [row for record in records for row in rows[record.name]]
 
 
 def part_counts(rows: Iterable[SplitRow]) -> dict[str, dict[str, tuple[int, int]]]:
     """Counts images, and images after expansion, by part and class: the paper's Table 3.
 
     Returns:
-      For each part that has rows, in the order of `PARTS`, and each class: (images, copies).
+      For each part that has rows, in the order of `PARTS`, `EXCLUDED` last, and each class:
+      (images, copies).
     """
     counts: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     for row in rows:
         counts[row.part, row.label].append(row.copies)
     return {
         part: {name: (len(counts[part, name]), sum(counts[part, name])) for name in CLASSES}
-        for part in PARTS
+        for part in (*PARTS, EXCLUDED)
         if any(counts[part, name] for name in CLASSES)
     }
-
-
-def _place(seed: int, name: str) -> tuple[bytes, str]:
-    return hashlib.sha256(f"{seed} {name}".encode()).digest(), name
 
 
 def _parse(path: Path) -> list[SplitRow]:
@@ -214,9 +181,9 @@ def _parse(path: Path) -> list[SplitRow]:
     seen = set()
     for number, line in enumerate(lines[1:], 2):
         row = _parse_line(f"{path}, line {number}", line)
-        if row.image in seen:
+        if (row.image, row.part) in seen:
             raise UserError(f"{path}, line {number}: {row.image!r} is listed a second time")
-        seen.add(row.image)
+        seen.add((row.image, row.part))
         rows.append(row)
     return rows
 
@@ -227,8 +194,8 @@ def _parse_line(where: str, line: list[str]) -> SplitRow:
     image, sha256, label, group, part, copies = line
     if label not in CLASSES:
         raise UserError(f"{where}: label {label!r} is none of {', '.join(CLASSES)}")
-    if part not in PARTS:
-        raise UserError(f"{where}: part {part!r} is none of {', '.join(PARTS)}")
+    if part not in (*PARTS, EXCLUDED):
+        raise UserError(f"{where}: part {part!r} is none of {', '.join((*PARTS, EXCLUDED))}")
     if (part == "external") != image.startswith(EXTERNAL_PREFIX):
         raise UserError(f"{where}: part {part!r} does not go with the image name {image!r}")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
