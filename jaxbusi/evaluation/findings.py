@@ -66,7 +66,7 @@ def assemble(
         "colour": _overlays(records, found, "colour"),
         "shortcuts": _shortcuts(records, found, groups, readable),
         "limits": {
-            "copy": duplicates.COPY_SCORE,
+            "near_copy": duplicates.COPY_SCORE,
             "part_or_mirrored": [duplicates.PART_SCORE, duplicates.PART_TYPICAL],
             "whole": [duplicates.WHOLE_SCORE, duplicates.WHOLE_TYPICAL],
             "candidates": duplicates.CANDIDATES,
