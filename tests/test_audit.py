@@ -122,8 +122,9 @@ def test_the_document_says_what_was_found_worst_first(document, folders):
         (False, False, False),
     ]
     assert [e["image"] for e in document["unreadable"]] == ["external/benign/torn.png"]
-    # Four pairs: one of a pair is in the training part with 80 % where the other is in the test.
-    assert document["random_split_leak"] == pytest.approx(8 * 0.8 / 25)
+    # Three pairs inside the first folder: where one of a pair is in the test part, the other is in
+    # the training part with 80 %.
+    assert document["random_split_leak"] == pytest.approx(6 * 0.8 / 18)
     assert document["marks"]["count"] == document["colour"]["count"] == 0
     assert document["refused_links"] == []
     assert document["shortcuts"] == {"size": None, "overlays": None}  # too few normal images
