@@ -88,7 +88,8 @@ def audit(directories: Sequence[str], out: Path, *, progress: bool = False) -> d
     document = assemble(folders, found, groups)
     _write_groups(out / "groups.csv", groups)
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    atomic.write_bytes(out / "audit.json", f"{text}\n".encode())
+    # The name of a folder may be no UTF-8, as on the page.
+    atomic.write_bytes(out / "audit.json", f"{text}\n".encode("utf-8", "replace"))
     write_page(out / "audit.html", document, records, progress=progress)
     return document
 
