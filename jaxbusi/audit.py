@@ -88,7 +88,8 @@ def audit(directories: Sequence[str], out: Path, *, progress: bool = False) -> d
     document = assemble(folders, found, groups)
     _write_groups(out / "groups.csv", groups)
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    atomic.write_bytes(out / "audit.json", f"{text}\n".encode())
+    # The name of a folder may be no UTF-8, as on the page.
+    atomic.write_bytes(out / "audit.json", f"{text}\n".encode("utf-8", "replace"))
     write_page(out / "audit.html", document, records, progress=progress)
     return document
 
@@ -119,21 +120,26 @@ def _write_groups(path: Path, groups: Groups) -> None:
 
 
 def _summary(document: dict[str, Any], out: Path) -> str:
-    counts = document["counts"]
+    counts, folders = document["counts"], document["folders"]
+    within = f" in {folders[0]['name']}" if len(folders) > 1 else ""
     lines = [
         f"{counts['readable']} images, {counts['in_groups']} of them in {counts['groups']} groups "
         f"of copies and near-copies, the largest of {counts['largest']}",
         f"groups with more than one label: {counts['conflicts']}; across folders: "
         f"{counts['across']}; with exact copies: {counts['exact']}",
-        f"in a random 8:2 split {100 * document['random_split_leak']:.0f} % of the test images "
-        "would have a relative in the training part",
         f"images with burnt-in text or calipers: {document['marks']['count']}; with colour: "
         f"{document['colour']['count']}",
     ]
+    leak = document["random_split_leak"]
+    if leak is not None:
+        lines.append(
+            f"in a random 8:2 split{within}, {100 * leak:.0f} % of the test images would have a "
+            "relative in the training part"
+        )
     if size := document["shortcuts"]["size"]:
         lines.append(
-            f"width and height alone: {100 * size['accuracy']:.1f} % right, the commonest class "
-            f"{100 * size['majority']:.1f} %"
+            f"width and height alone{within}: {100 * size['accuracy']:.1f} % right, the commonest "
+            f"class {100 * size['majority']:.1f} %"
         )
     if document["unreadable"]:
         lines.append(f"files that cannot be read: {len(document['unreadable'])}, listed there")

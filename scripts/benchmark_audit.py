@@ -7,6 +7,10 @@ The images are synthetic thumbnails of 128 x 96 pixels, layered tissue with lesi
 made when they are read; each hundredth is a copy of another one, cropped, mirrored, brightened or
 recompressed. Printed are the seconds of processor and clock without the making, the memory at its
 highest, and how many of the copies were found. Every size runs in a process of its own.
+
+Measured on two cores that other programs kept busy (load 6 to 7, so that the clock says little):
+20,000 images 92 s of processor and 0.51 GiB, 196 of 200 copies; 100,000 images 574 s of processor
+and 2.29 GiB, 974 of 1,000 copies, and 137 s for the making.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from jaxbusi.data.images import ImageError, decode_image
 from jaxbusi.data.phantoms import draw_phantom, write_phantoms
 from tests.planted import WAYS, encode, record
 
-CONFLICTS = (  # As FINDINGS has them: b = benign, m = malignant, n = normal, the file's number.
+CONFLICTS = (  # Known beforehand: b = benign, m = malignant, n = normal, the file's number.
     {"b131", "b42", "m51"},
     {"b164", "b85", "m52"},
     {"b333", "m77"},

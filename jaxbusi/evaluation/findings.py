@@ -55,7 +55,7 @@ def assemble(
     return {
         "folders": [_folder(number, folders, found, homes) for number in range(len(folders))],
         "counts": _counts(described, len(records), len(readable)),
-        "random_split_leak": _leak(groups, len(readable)),
+        "random_split_leak": _leak(groups, [row for row in readable if homes[row] == 0]),
         "groups": described,
         "refused_links": [_link(link, groups) for link in groups.refused],
         "unreadable": [
@@ -64,9 +64,9 @@ def assemble(
         ],
         "marks": _overlays(records, found, "marks"),
         "colour": _overlays(records, found, "colour"),
-        "shortcuts": _shortcuts(records, found, groups, readable),
+        "shortcuts": _shortcuts(records, found, groups, homes),
         "limits": {
-            "copy": duplicates.COPY_SCORE,
+            "near_copy": duplicates.COPY_SCORE,
             "part_or_mirrored": [duplicates.PART_SCORE, duplicates.PART_TYPICAL],
             "whole": [duplicates.WHOLE_SCORE, duplicates.WHOLE_TYPICAL],
             "candidates": duplicates.CANDIDATES,
@@ -163,11 +163,15 @@ def _counts(described: Sequence[dict[str, Any]], images: int, readable: int) -> 
     }
 
 
-def _leak(groups: Groups, readable: int) -> float:
-    """Expected share of test images with a relative in the training part of a random 8:2 split."""
-    sizes = [len(group.rows) for group in groups.groups]
-    leaking = sum(size * (1 - (1 - TRAIN_SHARE) ** (size - 1)) for size in sizes)
-    return leaking / readable
+def _leak(groups: Groups, rows: Sequence[int]) -> float | None:
+    """Expected share of test images with a relative in the training part of a random 8:2 split.
+
+    Only of `rows`, as a split divides one folder; None where there are none.
+    """
+    here = set(rows)
+    sizes = [len(here.intersection(group.rows)) for group in groups.groups]
+    leaking = sum(size * (1 - (1 - TRAIN_SHARE) ** (size - 1)) for size in sizes if size)
+    return leaking / len(here) if here else None
 
 
 def _overlays(
@@ -193,13 +197,18 @@ def _shortcuts(
     records: Sequence[Record],
     found: Sequence[Fingerprint | ImageError],
     groups: Groups,
-    readable: Sequence[int],
+    homes: Sequence[int],
 ) -> dict[str, dict[str, float] | None]:
-    """What width and height alone, and burnt-in marks and colour alone, say about the class."""
-    prints = [f for f in found if isinstance(f, Fingerprint)]
-    labels = [records[row].label for row in readable]
+    """What width and height alone, and burnt-in marks and colour alone, say about the class.
+
+    In the first folder: what tells two hospitals apart is no shortcut within either.
+    """
     of = groups.of()
-    together = [of[records[row].name] for row in readable]
+    pairs = zip(records, found, homes, strict=True)
+    first = [(r, f) for r, f, home in pairs if isinstance(f, Fingerprint) and home == 0]
+    prints = [f for _, f in first]
+    labels = [record.label for record, _ in first]
+    together = [of[record.name] for record, _ in first]
     features = {
         "size": np.array([[f.width, f.height] for f in prints], float),
         "overlays": np.array([[f.overlay.marks, f.overlay.colour] for f in prints], float),

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 FOLDS = 5
-_TREES = 100
+_TREES = 30
 _LEAF = 5  # Images; smaller leaves learn single sizes by heart.
 
 
