@@ -14,6 +14,7 @@ from typing import NoReturn
 from jaxbusi.errors import UserError, fail
 from jaxbusi.models.fusion import Channels
 from jaxbusi.weights.load import BranchWeights, read_weights, write_weights
+from jaxbusi.weights.recognise import check_statistics
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,6 +44,8 @@ def main() -> None:
         )
     arguments = parser.parse_args()
     try:
+        if arguments.dest.exists() and arguments.dest.samefile(arguments.source):
+            raise UserError(f"{arguments.dest} is SOURCE itself; name another DEST")
         weights = _stated(read_weights(arguments.source), arguments.mean, arguments.std)
         write_weights(arguments.dest, weights)
     except UserError as error:
@@ -60,6 +63,7 @@ def _stated(weights: BranchWeights, mean: Channels | None, std: Channels | None)
         return weights
     if mean is None or std is None:
         raise UserError("--mean and --std belong together; give both")
+    check_statistics(mean, std, "--mean, --std:")
     origin = dataclasses.replace(weights.origin, mean=mean, std=std, stated="by hand")
     return dataclasses.replace(weights, origin=origin)
 

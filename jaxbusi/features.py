@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import hashlib
 import io
 import logging
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -85,12 +88,13 @@ def compute_features(
         out_shardings=whole,
     )
     compute = functools.partial(_compute, functools.partial(step, variables), mesh, settings)
+    kept = functools.partial(_kept, _fingerprint(model, variables, settings.cached_branches))
     training = [
-        _kept(folder / f"train_view{view}.npz", functools.partial(compute, parts["train"], view))
+        kept(folder / f"train_view{view}.npz", functools.partial(compute, parts["train"], view))
         for view in range(settings.data.views)
     ]
     others = {
-        name: _kept(folder / f"{name}.npz", functools.partial(compute, part, None))
+        name: kept(folder / f"{name}.npz", functools.partial(compute, part, None))
         for name, part in parts.parts.items()
         if name != "train"
     }
@@ -104,12 +108,22 @@ def _branch_features(
     return {name: output.features[name] for name in branches}
 
 
-def _kept(path: Path, compute: Callable[[str], Columns]) -> Columns:
-    """Reads the file, or computes and writes it."""
+def _fingerprint(model: nn.Module, variables: Tree, branches: tuple[str, ...]) -> str:
+    """What the features depend on beside the settings of a run: frozen weights, normalisation."""
+    digest = hashlib.sha256(repr(getattr(model, "normalization", ())).encode())
+    for kind, tree in sorted(variables.items()):
+        for branch in branches:
+            for path, array in jax.tree.leaves_with_path(tree.get(branch, {})):
+                digest.update(f"{kind} {branch} {jax.tree_util.keystr(path)}".encode())
+                digest.update(np.ascontiguousarray(jax.device_get(array)).tobytes())
+    return digest.hexdigest()
+
+
+def _kept(fingerprint: str, path: Path, compute: Callable[[str], Columns]) -> Columns:
+    """Reads the file if it is whole and of these weights, or computes and writes it."""
     alone = jax.process_count() == 1
-    if alone and path.exists():
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+    if alone and (columns := _read(path, fingerprint)) is not None:
+        return columns
     start = time.monotonic()
     columns = compute(path.stem)
     count = len(next(iter(columns.values())))
@@ -119,9 +133,23 @@ def _kept(path: Path, compute: Callable[[str], Columns]) -> Columns:
     )
     if alone:
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **columns)
+        np.savez(buffer, allow_pickle=False, fingerprint=np.array(fingerprint), **columns)
         atomic.write_bytes(path, buffer.getvalue())
     return columns
+
+
+def _read(path: Path, fingerprint: str) -> Columns | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = dict(file)
+        if str(columns.pop("fingerprint")) == fingerprint:
+            return columns
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass
+    logging.warning("%s is damaged or of other weights; it is computed again", path)
+    return None
 
 
 def _compute(

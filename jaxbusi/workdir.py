@@ -43,11 +43,18 @@ def prepare(workdir: Path, settings: Settings, origins: Mapping[str, Origin]) ->
     if path.exists():
         check_settings(workdir, settings)
         for branch, before in read_origins(workdir).items():
-            if origins[branch].sha256 != before.sha256:
+            now = origins[branch]
+            if now.sha256 != before.sha256:
                 raise UserError(
                     f"config.weights.{branch} is another file than the run in {workdir} began with "
-                    f"(sha256 {before.sha256[:12]}…, now {origins[branch].sha256[:12]}…); give "
-                    "that one or name another --workdir"
+                    f"(sha256 {before.sha256[:12]}…, now {now.sha256[:12]}…); give that one or "
+                    "name another --workdir"
+                )
+            if (now.mean, now.std) != (before.mean, before.std):
+                raise UserError(
+                    f"config.weights.{branch} now asks for mean {now.mean} and std {now.std}; the "
+                    f"run in {workdir} began with {before.mean} and {before.std}; convert it with "
+                    "those or name another --workdir"
                 )
     if jax.process_index() == 0:
         text = json.dumps(describe(settings, origins), indent=2, allow_nan=False)

@@ -1,6 +1,7 @@
 """Features that are kept give what a frozen branch would have given, for less."""
 
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -89,6 +90,30 @@ def test_a_stopped_run_goes_on_from_the_kept_features(tmp_path, phantoms, monkey
         train_and_evaluate(config, tmp_path / "parted")
     undo()
     assert train_and_evaluate(config, tmp_path / "parted") == whole
+
+
+@pytest.mark.usefixtures("counted")
+def test_features_that_are_damaged_or_of_other_weights_are_computed_again(
+    tmp_path, phantoms, monkeypatch, caplog
+):
+    config = make_config(phantoms, **FROZEN)
+    whole = train_and_evaluate(config, tmp_path / "whole")
+    undo = stop_after(monkeypatch, 1)
+    with pytest.raises(Stopped):
+        train_and_evaluate(config, tmp_path / "parted")
+    undo()
+    folder = tmp_path / "parted" / "features"
+    damaged = bytearray((folder / "test.npz").read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    (folder / "test.npz").write_bytes(damaged)
+    with np.load(folder / "train_view0.npz") as file:
+        content = dict(file)
+    np.savez(
+        folder / "train_view0.npz", **{**content, "vit": content["vit"] + 1, "fingerprint": "x"}
+    )
+    assert train_and_evaluate(config, tmp_path / "parted") == whole
+    again = [r.getMessage() for r in caplog.records if "is computed again" in r.getMessage()]
+    assert [Path(text.split()[0]).name for text in again] == ["train_view0.npz", "test.npz"]
 
 
 def test_the_classifier_takes_given_features():

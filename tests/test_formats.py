@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxbusi.errors import UserError
 from jaxbusi.models.fusion import Classifier
 from jaxbusi.models.vit import SIZES
 from jaxbusi.settings import ModelSettings
@@ -138,19 +139,53 @@ def timm_file(folder: Path) -> Path:
     return write(next(format_ for format_ in FORMATS if format_.name == "timm_vit"), folder)
 
 
-def test_statistics_beside_the_file_win(tmp_path):
+def named(name: str, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return write(next(format_ for format_ in FORMATS if format_.name == name), folder)
+
+
+def test_statistics_beside_the_file_win_where_the_format_leaves_them_open(tmp_path):
+    """Only what the format's own origin writes counts: a folder may hold several checkpoints."""
+    config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    hugging = {"image_mean": [0.3] * 3, "image_std": [0.2] * 3, "resample": 1}
     path = timm_file(tmp_path)
     assert read_weights(path).origin.stated == "assumed"
-    config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(hugging))
+    assert read_weights(path).origin.stated == "assumed"
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
     origin = read_weights(path).origin
     assert (origin.mean, origin.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (origin.interpolation, origin.stated) == ("bilinear", "config.json")
-    hugging = {"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "resample": 3}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(hugging))
-    origin = read_weights(path).origin
-    assert (origin.std, origin.interpolation) == ((0.2,) * 3, "bicubic")
+
+    origin = read_weights(named("huggingface_vit_classic", tmp_path)).origin
+    assert (origin.std, origin.interpolation) == ((0.2,) * 3, "lanczos")
     assert origin.stated == "preprocessor_config.json"
+
+    origin = read_weights(named("torchvision_resnet18", tmp_path)).origin
+    assert (origin.mean, origin.stated) == (formats.IMAGENET[0], "by the format")
+
+
+def test_statistics_that_make_no_sense_are_refused(tmp_path):
+    path = timm_file(tmp_path)
+    for std in (0.0, float("nan"), 60.0):
+        config = {"mean": [0.1] * 3, "std": [std] * 3, "interpolation": "bilinear"}
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
+        with pytest.raises(UserError, match=r"\(config\.json\): images cannot have the mean"):
+            read_weights(path)
+
+
+def test_a_class_token_without_a_position_gets_zeros(tmp_path):
+    """DeiT-III: timm's `no_embed_class`."""
+    path = timm_file(tmp_path)
+    state = load_file(path)
+    positions = state["pos_embed"]
+    save_file(state | {"pos_embed": positions[:, 1:].copy()}, path)
+    params = load_branch(str(path), "vit", vit="small16", image_size=224).variables["params"]
+    np.testing.assert_array_equal(params["position_embedding"][:, :1], 0.0)
+    np.testing.assert_array_equal(params["position_embedding"][:, 1:], positions[:, 1:])
+    save_file(state | {"pos_embed": positions[:, :-2].copy()}, path)
+    with pytest.raises(UserError, match=r"\d+ position embeddings are no square grid"):
+        load_branch(str(path), "vit", vit="small16", image_size=224)
 
 
 def test_assumed_statistics_are_said(tmp_path, caplog):

@@ -12,12 +12,13 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from jaxbusi.errors import UserError
 from jaxbusi.weights import pickles
 from jaxbusi.weights.files import read_tensors
-from jaxbusi.weights.load import load_branch, read_weights
+from jaxbusi.weights.load import load_branch, read_weights, write_weights
 from tests.reference import formats, pth
 from tests.reference.results import RECORDED
 from tests.reference.shapes import vit_shapes
@@ -235,6 +236,35 @@ def convert(*arguments):
     )
 
 
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_tensor_of_another_shape_or_type_is_named(tmp_path):
+    state = vit()
+    kernel = state["patch_embed.proj.weight"]
+    flat = state | {"patch_embed.proj.weight": kernel.reshape(len(kernel), -1)}
+    with pytest.raises(UserError, match=r"proj\.weight float32\[32, .*not of the shape"):
+        read_weights(saved(flat, tmp_path))
+
+
+def test_a_converted_file_is_checked_too(tmp_path):
+    path = tmp_path / "converted.safetensors"
+    write_weights(path, read_weights(saved(vit(), tmp_path)))
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    arrays = load_file(path)
+    broken = arrays | {"params/norm/bias": np.full_like(arrays["params/norm/bias"], np.nan)}
+    save_file(broken, path, metadata)
+    with pytest.raises(UserError, match=r"params/norm/bias holds NaN"):
+        read_weights(path)
+    save_file(arrays, path, {"jaxbusi": "null"})
+    with pytest.raises(UserError, match=r"converted by another version"):
+        read_weights(path)
+
+
 def test_the_command(tmp_path):
     path, out = saved(vit(), tmp_path), tmp_path / "out.safetensors"
     result = convert(path, out, "--mean=0.1,0.2,0.3", "--std=0.3,0.4,0.5")
@@ -242,6 +272,7 @@ def test_the_command(tmp_path):
     assert f"--config.weights.vit={out}" in result.stdout
     origin = read_weights(out).origin
     assert (origin.mean, origin.std, origin.stated) == ((0.1, 0.2, 0.3), (0.3, 0.4, 0.5), "by hand")
+    assert out.stat().st_mode & 0o777 == 0o666 & ~_umask()
     for arguments, part in (
         ([path], "DEST"),
         ([path, out, "--mean=0.5"], "--mean"),
@@ -250,6 +281,11 @@ def test_the_command(tmp_path):
         ([tmp_path / "none", out], "does not exist"),
         ([__file__, out], "no file of weights"),
         ([path, path / "below"], "cannot be written"),
+        ([path, path], "is SOURCE itself"),
+        ([path, tmp_path], "is no regular file"),
+        ([path, ""], "is no regular file"),
+        ([path, "/dev/null"], "is no regular file"),
+        ([path, out, "--mean=0.1,0.2,0.3", "--std=0,0,0"], "images cannot have the mean"),
     ):
         result = convert(*arguments)
         assert result.returncode == 2

@@ -105,8 +105,8 @@ def test_a_stopped_run_goes_on_without_the_file(tmp_path, phantoms, weights, mon
 def test_the_branch_sees_images_normalised_as_its_own_were(tmp_path, phantoms, weights):
     """The statistics beside the file change what an otherwise equal run computes."""
     one = train_and_evaluate(small_config(phantoms, weights), tmp_path / "one")
-    statistics = {"image_mean": [0.1] * 3, "image_std": [0.9] * 3, "resample": 2}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
+    statistics = {"mean": [0.1] * 3, "std": [0.9] * 3, "interpolation": "bicubic"}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": statistics}))
     two = train_and_evaluate(small_config(phantoms, weights), tmp_path / "two")
     assert one != two
     assert evaluate(None, tmp_path / "two") == two
@@ -119,6 +119,11 @@ def test_another_file_in_the_workdir_of_a_run_is_refused(tmp_path, phantoms, wei
     state = load_file(weights)
     save_file({name: array + 1 for name, array in state.items()}, weights)
     with pytest.raises(UserError, match=r"config\.weights\.vit is another file than the run"):
+        train_and_evaluate(config, tmp_path / "run")
+    save_file(state, weights)
+    statistics = {"mean": [0.1] * 3, "std": [0.9] * 3, "interpolation": "bicubic"}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": statistics}))
+    with pytest.raises(UserError, match=r"config\.weights\.vit now asks for mean \(0\.1, "):
         train_and_evaluate(config, tmp_path / "run")
 
 

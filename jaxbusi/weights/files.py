@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 
@@ -74,7 +75,11 @@ def _read(path: Path, head: bytes) -> tuple[Mapping[str, Any], dict[str, str]]:
             names = archive.namelist()
         if any(name.endswith(".npy") for name in names):
             with np.load(path, allow_pickle=False) as file:
-                return dict(file), {}
+                # numpy writes bfloat16 as two bytes of no type.
+                return {
+                    name: array.view(ml_dtypes.bfloat16) if array.dtype == "V2" else array
+                    for name, array in file.items()
+                }, {}
     elif not head.startswith(LEGACY_MAGIC):
         shown = head[:8].hex(" ") or "nothing: the file is empty"
         raise UserError(f"no file of weights: known are {CONTAINERS}; it begins with {shown}")

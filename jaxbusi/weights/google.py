@@ -4,13 +4,13 @@ Both were trained with the tanh approximation of GELU; here, as in every port of
 it is the exact one, and features differ in the third digit.
 """
 
-import math
 import re
 from collections.abc import Callable
 
 import numpy as np
 
 from jaxbusi.weights.mapping import Converted, Entry, State, convert, same
+from jaxbusi.weights.positions import is_square, positions_with_token
 
 _RENAMED = (
     (r"^(params|target|img)/", ""),
@@ -38,8 +38,8 @@ def plain_names(state: State) -> dict[str, np.ndarray]:
     positions = plain.get("pos_embedding")
     if "cls" in plain and positions is not None and positions.ndim == 3:
         count = positions.shape[1]
-        if math.isqrt(count) ** 2 == count:
-            plain["pos_embedding"] = np.pad(positions, ((0, 0), (1, 0), (0, 0)))
+        if is_square(count):
+            plain["pos_embedding"] = positions_with_token(positions)
     return plain
 
 

@@ -12,12 +12,13 @@ from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
 from jaxbusi.errors import UserError
+from jaxbusi.evaluation import atomic
 from jaxbusi.models.fusion import Channels, vit_size
 from jaxbusi.models.vit import ViTSize
 from jaxbusi.weights.files import read_tensors
 from jaxbusi.weights.mapping import Tree
 from jaxbusi.weights.positions import resize_positions
-from jaxbusi.weights.recognise import recognise
+from jaxbusi.weights.recognise import check_finite, check_statistics, recognise
 
 _KEY = "jaxbusi"
 """Of the metadata of a converted file."""
@@ -75,17 +76,20 @@ def read_weights(path: str | Path) -> BranchWeights:
     """Reads a public checkpoint or a converted file, with the position grid that it has.
 
     Raises:
-      UserError: it cannot be read, or is none of the known kinds.
+      UserError: it cannot be read, is none of the known kinds, or holds numbers or statistics of
+        images that make no sense.
     """
     path = Path(path)
     tensors = read_tensors(path)
     if _KEY in tensors.metadata:
         try:
             origin = Origin.from_json(json.loads(tensors.metadata[_KEY]))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} was converted by another version; convert the public file again"
             ) from error
+        check_finite(path, tensors.arrays)
+        check_statistics(origin.mean, origin.std, f"{path}:")
         return BranchWeights(traverse_util.unflatten_dict(tensors.arrays, sep="/"), origin)
     found = recognise(path, tensors)
     variables = found.converted.variables
@@ -111,17 +115,13 @@ def write_weights(path: Path, weights: BranchWeights) -> None:
     """Writes a converted file: safetensors under our names, the origin in its metadata.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it cannot be written, or is a folder or a device.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file; name the file to write")
     arrays = traverse_util.flatten_dict(weights.variables, sep="/")
     metadata = {_KEY: json.dumps(dataclasses.asdict(weights.origin))}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors_numpy.save_file(arrays, partial, metadata)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    atomic.write_bytes(path, safetensors_numpy.save(arrays, metadata))
 
 
 def load_branch(path: str, branch: str, *, vit: str, image_size: int) -> BranchWeights:
@@ -152,7 +152,8 @@ def load_branch(path: str, branch: str, *, vit: str, image_size: int) -> BranchW
     how = "assumed" if origin.stated == "assumed" else f"stated {origin.stated}"
     logging.log(
         logging.WARNING if origin.stated == "assumed" else logging.INFO,
-        "%s: %s from %s; dropped %s; normalised by mean %s and std %s, %s%s",
+        "%s: %s from %s; dropped %s; normalised by mean %s and std %s, %s; its images were resized "
+        "%s, here all are as config.data.augment says%s",
         branch,
         origin.format,
         path,
@@ -160,6 +161,7 @@ def load_branch(path: str, branch: str, *, vit: str, image_size: int) -> BranchW
         origin.mean,
         origin.std,
         how,
+        origin.interpolation,
         "; python -m jaxbusi.convert --mean --std states others" if how == "assumed" else "",
     )
     return weights

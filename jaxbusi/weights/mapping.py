@@ -112,12 +112,29 @@ def convert(entries: Iterable[Entry], state: State, *, drop: str, origin: str) -
         )
     variables: Tree = {}
     for entry in entries:
-        array = entry.layout(*(np.asarray(state[name]) for name in entry.sources))
+        array = _laid_out(entry, state)
         node = variables
         for key in entry.target[:-1]:
             node = node.setdefault(key, {})
-        node[entry.target[-1]] = np.ascontiguousarray(array, np.float32)
+        node[entry.target[-1]] = array
     return Converted(variables, tuple(dropped))
+
+
+def _laid_out(entry: Entry, state: State) -> np.ndarray:
+    """One of our arrays, float32.
+
+    Raises:
+      UserError: what it is made of has another shape than the format's, or holds no numbers.
+    """
+    sources = [np.asarray(state[name]) for name in entry.sources]
+    try:
+        return np.ascontiguousarray(entry.layout(*sources), np.float32)
+    except ValueError as error:
+        found = ", ".join(
+            f"{name} {array.dtype}{list(array.shape)}"
+            for name, array in zip(entry.sources, sources, strict=True)
+        )
+        raise UserError(f"{found} is not of the shape and type that the format has") from error
 
 
 def _listing(names: Sequence[str]) -> str:

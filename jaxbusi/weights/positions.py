@@ -4,8 +4,20 @@ import math
 
 import numpy as np
 
+from jaxbusi.errors import UserError
+
 _A = -0.75
 """Of the cubic convolution kernel (Keys 1981); torch's choice."""
+
+
+def is_square(count: int) -> bool:
+    """Whether so many positions can be a square grid."""
+    return math.isqrt(count) ** 2 == count
+
+
+def positions_with_token(positions: np.ndarray) -> np.ndarray:
+    """Adds a position of zeros for a class token that has none: [1, T, width] to [1, T + 1, …]."""
+    return np.pad(positions, ((0, 0), (1, 0), (0, 0)))
 
 
 def resize_positions(positions: np.ndarray, grid: int, *, class_token: bool) -> np.ndarray:
@@ -21,9 +33,17 @@ def resize_positions(positions: np.ndarray, grid: int, *, class_token: bool) -> 
 
     Returns:
       f32[1, grid² (+ 1), width].
+
+    Raises:
+      UserError: the grid is not square.
     """
     first = positions[:, : int(class_token)]
     patches = positions[:, int(class_token) :]
+    if not is_square(patches.shape[1]):
+        raise UserError(
+            f"{patches.shape[1]} position embeddings are no square grid; take weights of a "
+            "transformer for square images"
+        )
     side = math.isqrt(patches.shape[1])
     if side == grid:
         return positions

@@ -56,7 +56,10 @@ class Recognised:
 
 @dataclasses.dataclass(frozen=True)
 class _Format:
-    """A kind of checkpoint: its name, the names that tell it, and what becomes of it."""
+    """A kind of checkpoint: its name, the names that tell it, and what becomes of it.
+
+    `beside` is the file in which its origin keeps the statistics of images, where it does.
+    """
 
     name: str
     branch: str
@@ -64,6 +67,7 @@ class _Format:
     convert: Callable[[State], Converted]
     statistics: Callable[[Tensors], Statistics]
     plain_names: Callable[[State], dict[str, np.ndarray]] = dict
+    beside: str = ""
 
 
 def _timm_statistics(tensors: Tensors) -> Statistics:
@@ -106,6 +110,7 @@ _FORMATS = (
         ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
         timm.vit_from_timm,
         _timm_statistics,
+        beside="config.json",
     ),
     _Format(
         "Hugging Face's ViT or DINOv2",
@@ -114,6 +119,7 @@ _FORMATS = (
         huggingface.vit_from_huggingface,
         _huggingface_statistics,
         huggingface.plain_names,
+        beside="preprocessor_config.json",
     ),
     _Format(
         "Google's ViT (npz)",
@@ -129,8 +135,8 @@ _FORMATS = (
 def recognise(path: Path, tensors: Tensors) -> Recognised:
     """Finds out what a checkpoint is and converts it.
 
-    Statistics that lie beside the file, as `preprocessor_config.json` (Hugging Face) or
-    `config.json` (timm), win over those of the format.
+    Where the format leaves the statistics of the images open, those win that its origin keeps
+    beside the file, as `preprocessor_config.json` (Hugging Face) or `config.json` (timm).
 
     Args:
       path: of the file, for messages.
@@ -148,8 +154,11 @@ def recognise(path: Path, tensors: Tensors) -> Recognised:
             converted = format_.convert(state)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        _check_finite(path, state)
-        statistics = _beside(path) or format_.statistics(tensors)
+        check_finite(path, state)
+        statistics = format_.statistics(tensors)
+        if statistics.stated == "assumed":
+            statistics = _beside(path, format_.beside) or statistics
+        check_statistics(statistics.mean, statistics.std, f"{path} ({statistics.stated}):")
         return Recognised(format_.name, format_.branch, converted, statistics)
     known = "; ".join(format_.name for format_ in _FORMATS)
     names = sorted(tensors.arrays)
@@ -171,29 +180,50 @@ def _resnet18(state: State) -> Converted:
     return torchvision.resnet18_from_torchvision(state)
 
 
-def _check_finite(path: Path, state: State) -> None:
-    for name, array in state.items():
+def check_finite(path: Path, arrays: State) -> None:
+    """Checks the numbers of a file.
+
+    Raises:
+      UserError: names the first array that holds one that is not finite, or none at all.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind in "SUO":
+            raise UserError(f"{path}: {name} holds {array.dtype} in place of numbers")
         if array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float32)).all():
             raise UserError(f"{path}: {name} holds NaN or infinite numbers; fetch the file again")
 
 
-def _beside(path: Path) -> Statistics | None:
-    """The statistics that a repository of models keeps beside its weights."""
-    for name in ("preprocessor_config.json", "config.json"):
-        try:
-            content = json.loads((path.parent / name).read_text())
-            found = _stated(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-        if found:
-            return dataclasses.replace(found, stated=name)
-    return None
+def check_statistics(mean: Channels, std: Channels, where: str) -> None:
+    """Checks the mean and standard deviation of images on the scale 0 … 1.
+
+    Raises:
+      UserError: they make no sense; the message begins with `where`.
+    """
+    if not (all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)):
+        raise UserError(
+            f"{where} images cannot have the mean {mean} and the standard deviation {std}, which "
+            "are of channels on the scale 0 to 1"
+        )
+
+
+def _beside(path: Path, name: str) -> Statistics | None:
+    """The statistics in a file beside the weights, or None where there are none."""
+    try:
+        found = _stated(json.loads((path.parent / name).read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return dataclasses.replace(found, stated=name) if found else None
+
+
+# Pillow's numbers, which Hugging Face writes.
+_RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def _stated(content: dict[str, Any]) -> Statistics | None:
-    if "image_mean" in content:  # Hugging Face; its resample is Pillow's number
+    if "image_mean" in content:  # Hugging Face
         mean, std = content["image_mean"], content["image_std"]
-        interpolation = {2: "bilinear", 3: "bicubic"}[content.get("resample", 2)]
+        number = content.get("resample", 2)
+        interpolation = _RESAMPLING[number] if number in range(6) else f"resample {number}"
     elif "mean" in content.get("pretrained_cfg", {}):
         timms = content["pretrained_cfg"]
         mean, std, interpolation = timms["mean"], timms["std"], timms["interpolation"]

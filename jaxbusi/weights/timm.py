@@ -10,6 +10,7 @@ from jaxbusi.weights.mapping import (
     linear_entries,
     same,
 )
+from jaxbusi.weights.positions import is_square, positions_with_token
 
 
 def vit_entries(*, depth: int, class_token: bool, layer_scale: bool) -> list[Entry]:
@@ -48,15 +49,17 @@ def vit_from_timm(state: State) -> Converted:
     """Variables of `ViT` from timm's `VisionTransformer`; the classifier `head` is dropped.
 
     Depth, class token and LayerScale are read from the names. Position embeddings keep the grid of
-    the checkpoint.
+    the checkpoint; a class token without one (timm's `no_embed_class`) gets zeros.
 
     Raises:
       UserError: names that are missing or unknown.
     """
+    if "cls_token" in state and is_square(state["pos_embed"].shape[1]):  # DeiT-III
+        state = {**state, "pos_embed": positions_with_token(state["pos_embed"])}
     layers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     entries = vit_entries(
         depth=len(layers),
         class_token="cls_token" in state,
         layer_scale="blocks.0.ls1.gamma" in state,
     )
-    return convert(entries, state, drop=r"head\..*", origin="timm's VisionTransformer")
+    return convert(entries, state, drop=r"head\..*|mask_token", origin="timm's VisionTransformer")
