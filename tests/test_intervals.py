@@ -125,6 +125,7 @@ def test_all_right_is_not_certainty():
     assert found["accuracy"].high == 1
     assert found["per_class.normal.recall"].low == pytest.approx(0.025 ** (1 / 27))
     assert found["per_class.normal.auc"].low == pytest.approx(0.025 ** (1 / 27))
+    assert found["per_class.normal.specificity"].low == pytest.approx(0.025 ** (1 / 129))
     share = 0.025 ** (1 / 42)
     assert found["per_class.malignant.f1"].low == pytest.approx(2 * share / (1 + share))
     lows = [found[f"per_class.{name}.recall"].low for name in CLASSES]

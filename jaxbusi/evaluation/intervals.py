@@ -193,8 +193,8 @@ def _exact_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Binomial intervals of every defined score, for use where the bootstrap has no spread.
 
-    Trials are clusters, never rows. Accuracy, recall and precision are shares of all clusters,
-    of those of the class, of those called so. F1 = 2J/(1+J) follows from the share J of hits
+    Trials are clusters, never rows. Accuracy, recall, specificity and precision are shares of all
+    clusters, of those of the class, of those of the rest, of those called so. F1 = 2J/(1+J) follows from the share J of hits
     among the clusters of the class or called so. AUC is a share of concordant pairs; as many
     pairs are independent as the smaller side has clusters. A macro average takes the mean of the
     ends of its classes.
@@ -211,6 +211,7 @@ def _exact_intervals(
         trials = {
             "precision": count(called),
             "recall": count(truth),
+            "specificity": count(~truth),
             "f1": count(truth | called),
             "auc": min(count(truth), count(~truth)),
         }

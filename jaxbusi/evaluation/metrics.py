@@ -1,7 +1,8 @@
 """Scores of a set of predictions, from scikit-learn; and the same for many resamples at once.
 
 Both give one flat dictionary whose keys are paths in results.json: `accuracy`, the macro averages
-`precision`, `recall`, `f1`, `auc`, and `per_class.<class>.{precision,recall,f1,auc}`.
+`precision`, `recall`, `specificity`, `f1`, `auc`, and
+`per_class.<class>.{precision,recall,specificity,f1,auc}`.
 
 Where a class is missing:
 
@@ -9,10 +10,11 @@ Where a class is missing:
   averages, which then average the classes that are there;
 * in the truth but never predicted: its precision is 0 (scikit-learn's `zero_division=0`), so that
   ignoring a class never raises an average;
-* the only class in the truth: AUC is NaN, as nothing can be ranked against it.
+* the only class in the truth: specificity and AUC are NaN, as there is no rest to tell it from.
 
 `auc` ranks each class against the rest by its own probability (one-vs-rest), averaged without
-weights. `recall` of a class is its sensitivity.
+weights. `recall` of a class is its sensitivity; `specificity` of a class is the share of the rest
+that is not called so, TN / (TN + FP): scikit-learn's recall with the rest as the positive class.
 """
 
 import numpy as np
@@ -21,7 +23,7 @@ from sklearn import metrics as sklearn_metrics
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation.predictions import Predictions
 
-AVERAGED = ("precision", "recall", "f1", "auc")
+AVERAGED = ("precision", "recall", "specificity", "f1", "auc")
 """Scores of one class each, and by that name alone their macro average."""
 
 
@@ -44,13 +46,20 @@ def scores(predictions: Predictions) -> dict[str, float]:
     precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
         label, predicted, labels=range(len(CLASSES)), zero_division=0
     )
-    auc = [
-        sklearn_metrics.roc_auc_score(label == index, predictions.probabilities[:, index])
-        if 0 < support[index] < len(predictions)
+    both = [0 < number < len(predictions) for number in support]  # the class, and a rest
+    specificity = [
+        sklearn_metrics.recall_score(label == index, predicted == index, pos_label=0)
+        if both[index]
         else np.nan
         for index in range(len(CLASSES))
     ]
-    table = dict(zip(AVERAGED, (precision, recall, f1, auc), strict=True))
+    auc = [
+        sklearn_metrics.roc_auc_score(label == index, predictions.probabilities[:, index])
+        if both[index]
+        else np.nan
+        for index in range(len(CLASSES))
+    ]
+    table = dict(zip(AVERAGED, (precision, recall, specificity, f1, auc), strict=True))
     present = support > 0
     for score, values in table.items():
         values = np.where(present, values, np.nan)
@@ -80,6 +89,8 @@ def weighted_scores(predictions: Predictions, weights: np.ndarray) -> dict[str, 
     with np.errstate(invalid="ignore"):  # 0/0 is the NaN or the 0 promised above.
         precision = np.where(called > 0, hits / np.maximum(called, 1e-300), 0.0)
         recall = hits / truth
+        rest = truth.sum(axis=1, keepdims=True) - truth
+        specificity = (rest - called + hits) / rest
         f1 = 2 * hits / (truth + called)
     auc = np.stack(
         [
@@ -90,7 +101,8 @@ def weighted_scores(predictions: Predictions, weights: np.ndarray) -> dict[str, 
     )
     with np.errstate(invalid="ignore"):
         result = {"accuracy": hits.sum(axis=1) / weights.sum(axis=1)}
-    for score, values in zip(AVERAGED, (precision, recall, f1, auc), strict=True):
+    table = dict(zip(AVERAGED, (precision, recall, specificity, f1, auc), strict=True))
+    for score, values in table.items():
         values = np.where(present, values, np.nan)
         result[score] = values[:, present].mean(axis=1)
         for index, name in enumerate(CLASSES):

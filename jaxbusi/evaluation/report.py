@@ -33,6 +33,7 @@ _PROTOCOLS = {
 _SCORES = (
     ("accuracy", "Accuracy", "share of all images given the right class"),
     ("recall", "Recall (sensitivity)", "share of a class that is recognised"),
+    ("specificity", "Specificity", "share of the rest that is not taken for the class"),
     ("precision", "Precision", "share of the answers for a class that are right"),
     ("f1", "F1", "harmonic mean of precision and recall"),
     ("auc", "AUC", "chance that an image of a class is ranked above one of the rest"),

@@ -23,8 +23,9 @@ def summarize(
       gets the mean of the probabilities of its copies. Each with
 
       * count, sources: rows, and the independent source images among them;
-      * accuracy, precision, recall, f1, auc: {value, low, high}, the last four macro averages;
-      * per_class: {class: {precision, recall, f1, auc: {value, low, high}, support: rows}};
+      * accuracy, precision, recall, specificity, f1, auc: {value, low, high}, macro averages but
+        for the first;
+      * per_class: {class: {precision, recall, ..., auc: {value, low, high}, support: rows}};
       * confusion: 3 lists of 3 counts, rows = truth, in the order of CLASSES;
       * exact: the keys, as 'per_class.normal.recall', whose interval is the exact binomial one
         because the bootstrap had no spread.

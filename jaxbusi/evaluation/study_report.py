@@ -8,8 +8,22 @@ from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import atomic, page
 from jaxbusi.evaluation.figures import Picture
 
-SCORES = (("accuracy", "Accuracy"), ("precision", "Precision"), ("recall", "Recall"))
-"""The columns of Table 4; precision and recall are means of the classes."""
+SCORES = (
+    ("accuracy", "Accuracy"),
+    ("precision", "Precision"),
+    ("recall", "Recall"),
+    ("specificity", "Specificity"),
+)
+"""The columns of Table 4, and specificity; all but accuracy are means of the classes."""
+
+CLASS_SCORES = (
+    ("recall", "Sensitivity"),
+    ("specificity", "Specificity"),
+    ("precision", "Precision"),
+)
+"""The columns of one class; its sensitivity is its recall."""
+
+_PUBLISHED = ("accuracy", "precision", "recall")
 
 _KINDS = {
     "images": "the images themselves: one answer for each image",
@@ -74,6 +88,7 @@ def write_page(
         synthetic=not shared["data"]["root"],
         kinds=_KINDS,
         scores=SCORES,
+        class_scores=CLASS_SCORES,
         words=_WORDS,
         parts={
             part: {
@@ -113,7 +128,7 @@ def _tables(study: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any
 
 def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, Any]:
     scores = arm["parts"][part][kind]["scores"]
-    published = [arm["published"].get(key) for key, _ in SCORES]
+    published = [arm["published"].get(key) for key in _PUBLISHED]
     return {
         "arm": name,
         "runs": len(scores["accuracy"]["values"]),
@@ -125,7 +140,7 @@ def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, A
 
 
 def _class_rows(study: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
-    """Recall (sensitivity) and precision of each class on the images, a row for each arm."""
+    """`CLASS_SCORES` of each class on the images, a row for each arm."""
     rows = []
     for name, arm in study["arms"].items():
         if part not in arm["parts"]:
@@ -134,7 +149,7 @@ def _class_rows(study: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
         cells = {
             (of, key): _cell(scores[f"per_class.{of}.{key}"])
             for of in CLASSES
-            for key in ("recall", "precision")
+            for key, _ in CLASS_SCORES
         }
         rows.append({"arm": name, "cells": cells})
     return rows
