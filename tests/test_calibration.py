@@ -81,7 +81,9 @@ def test_a_bin_holds_its_upper_edge():
 def test_the_intervals_are_quantiles_over_resampled_images():
     rows = drawn_rows(120, temperature=1.5)
     names = [rows.image[row // 2] for row in range(120)]
-    pairs = Predictions(names, np.tile([0, 1], 60), np.repeat(rows.label[::2], 2), rows.probabilities)
+    pairs = Predictions(
+        names, np.tile([0, 1], 60), np.repeat(rows.label[::2], 2), rows.probabilities
+    )
     found = calibration.calibration(pairs, resamples=300, seed=9)
     [weights] = intervals.resample_weights(pairs.label, pairs.source, 300, 9)
     scores = [

@@ -130,8 +130,11 @@ def resampled(
     """Whatever is measured, on bootstrap resamples.
 
     Args:
-      label, clusters, resamples, seed: of `resample_weights`.
+      label: int[N], the class of each row.
+      clusters: int[N], 0..S-1, every number used; rows with the same number are drawn together.
       statistic: float64[r, N] weights of the rows -> float64[r] for each key.
+      resamples: R.
+      seed: of the draw.
 
     Returns:
       float64[R] for each key.
@@ -222,10 +225,10 @@ def _exact_intervals(
     """Binomial intervals of every defined score, for use where the bootstrap has no spread.
 
     Trials are clusters, never rows. Accuracy, recall, specificity and precision are shares of all
-    clusters, of those of the class, of those of the rest, of those called so. F1 = 2J/(1+J) follows from the share J of hits
-    among the clusters of the class or called so. AUC is a share of concordant pairs; as many
-    pairs are independent as the smaller side has clusters. A macro average takes the mean of the
-    ends of its classes.
+    clusters, of those of the class, of those of the rest, of those called so. F1 = 2J/(1+J)
+    follows from the share J of hits among the clusters of the class or called so. AUC is a share
+    of concordant pairs; as many pairs are independent as the smaller side has clusters. A macro
+    average takes the mean of the ends of its classes.
     """
 
     def count(rows: np.ndarray) -> int:

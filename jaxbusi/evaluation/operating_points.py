@@ -140,7 +140,8 @@ def best(
     """The best of one side among the thresholds at which the other is at least `least`.
 
     Args:
-      sensitivity, specificity: float64[R, T], of `rates`.
+      sensitivity: float64[R, T], of `rates`.
+      specificity: float64[R, T], of `rates`.
       fixed: the side that must reach `least`.
       least: 0..1.
 

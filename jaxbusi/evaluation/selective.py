@@ -41,9 +41,9 @@ def selective_accuracy(
       For each point {at: the least coverage, coverage: as it came out, answered: rows, threshold:
       the least probability of an answer, accuracy: an `intervals.Interval`}.
     """
-    clusters = np.unique(
-        predictions.source if clusters is None else clusters, return_inverse=True
-    )[1]
+    clusters = np.unique(predictions.source if clusters is None else clusters, return_inverse=True)[
+        1
+    ]
 
     def at_points(weights: np.ndarray) -> dict[str, np.ndarray]:
         coverage, accuracy, _ = curve(predictions, weights)
