@@ -31,8 +31,9 @@ SCORES = ("accuracy", "precision", "recall")
 
 METHOD = (
     "percentile bootstrap of the mean difference over the seeds that both arms have; an image "
-    "moves with all its predictions in both arms. p: exact McNemar test with one vote an image, for the "
-    "arm that got it right in more of the seeds; not corrected for the number of pairs"
+    "moves with all its predictions in both arms; p is of the exact McNemar test with one vote an "
+    "image, for the arm that got it right in more of the seeds, not corrected for the number of "
+    "pairs"
 )
 
 

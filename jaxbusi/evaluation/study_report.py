@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import atomic, page
+from jaxbusi.evaluation import atomic, page, pairs
 from jaxbusi.evaluation.figures import Picture
 
 SCORES = (
@@ -37,6 +37,15 @@ _WORDS = (
 )
 
 
+_DIFFERENCES = (
+    "First model minus second, in percentage points, on the images themselves, over the seeds that "
+    "both have; in brackets the 95 % interval for other images of the same kind. Where it holds 0, "
+    "these images do not tell the two apart. “Right alone” counts the images that one of them got "
+    "right and the other wrong, each once, for the model that got it right in more of the seeds; p "
+    "is the exact McNemar test of these two counts, not corrected for the number of pairs."
+)
+
+
 def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
     """Writes the tables as Markdown, in one rename.
 
@@ -58,6 +67,21 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
             )
         blocks.append("")
     blocks.append(_WORDS + " The column “paper” quotes accuracy / precision / recall as printed.\n")
+    for part, rows in _differences(study).items():
+        blocks.append(f"## {part.capitalize()} part: differences between the models\n")
+        names = [label for key, label in SCORES if key in pairs.SCORES]
+        blocks.append(
+            f"| compared | seeds | {' | '.join(names)} | right alone, first : second | p |"
+        )
+        blocks.append("| --- | --- | " + "--- | " * len(names) + "--- | --- |")
+        for row in rows:
+            cells = [f"{cell['value']} {cell['range']}".strip() for cell in row["cells"]]
+            blocks.append(
+                f"| {row['first']} − {row['second']} | {row['seeds']} | {' | '.join(cells)} "
+                f"| {row['votes']} | {row['p']} |"
+            )
+        blocks.append("")
+        blocks.append(_DIFFERENCES + "\n")
     for run in _failed(study):
         blocks.append(f"* {run['workdir']} failed: {run['error']}")
     atomic.write_bytes(path, ("\n".join(blocks).rstrip() + "\n").encode())
@@ -90,11 +114,14 @@ def write_page(
         scores=SCORES,
         class_scores=CLASS_SCORES,
         words=_WORDS,
+        differences_words=_DIFFERENCES,
+        differences_scores=[(key, label) for key, label in SCORES if key in pairs.SCORES],
         parts={
             part: {
                 "tables": [(kind, rows) for of, kind, rows in _tables(study) if of == part],
                 "pictures": [page.embed(picture) for picture in pictures if picture.part == part],
                 "classes": _class_rows(study, part),
+                "differences": _differences(study).get(part, []),
             }
             for part in parts
         },
@@ -164,6 +191,33 @@ def _cell(score: Mapping[str, Any]) -> dict[str, str]:
         "value": f"{100 * score['mean']:.1f}{spread}",
         "range": f"({100 * score['low']:.1f}–{100 * score['high']:.1f})",
     }
+
+
+def _differences(study: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """By part, a table row for each pair of arms."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for pair in study["pairs"]:
+        test = pair["mcnemar"]
+        row = {
+            "first": pair["first"],
+            "second": pair["second"],
+            "seeds": len(pair["seeds"]),
+            "cells": [_points(pair["difference"][key]) for key in pairs.SCORES],
+            "votes": f"{test['first']} : {test['second']}",
+            "p": "< 0.001" if test["p"] < 0.001 else f"{test['p']:.3f}",
+        }
+        tables.setdefault(pair["part"], []).append(row)
+    return tables
+
+
+def _points(difference: Mapping[str, Any]) -> dict[str, str]:
+    """'+3.2' and '(−1.0 to 7.1) †', in percentage points; † where the bootstrap had no spread."""
+    if difference["value"] is None:
+        return {"value": "not defined", "range": ""}
+    value, low, high = (
+        f"{100 * difference[end]:+.1f}".replace("-", "−") for end in ("value", "low", "high")
+    )
+    return {"value": value, "range": f"({low} to {high})" + " †" * difference["exact"]}
 
 
 def _failed(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
