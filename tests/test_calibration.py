@@ -135,6 +135,8 @@ def test_a_temperature_fitted_elsewhere_mends_what_was_too_sure():
 def test_nothing_to_learn_a_temperature_from():
     right = make([0, 1], [[0.6, 0.3, 0.1], [0, 1, 0]])
     assert calibration.fit_temperature(right) == pytest.approx(0.05)
+    sure = make([0], [[0.8, 0.1, 0.1]])  # of which the loss is rounded to 0 before the edge
+    assert calibration.fit_temperature(sure) == pytest.approx(0.05)
     wrong = make([1, 0], [[0.6, 0.3, 0.1], [0, 1, 0]])
     assert calibration.fit_temperature(wrong) == pytest.approx(20)
     assert calibration.at_edge(0.05)

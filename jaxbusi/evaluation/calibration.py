@@ -136,8 +136,9 @@ def fit_temperature(predictions: Predictions) -> float:
     found = optimize.minimize_scalar(
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
-    # The search never touches its bounds; a loss that falls up to one means the bound itself.
-    candidates = (float(found.x), float(low), float(high))
+    # The search never touches its bounds; a loss that falls up to one, or is rounded to nothing
+    # before, means the bound itself.
+    candidates = (float(low), float(high), float(found.x))
     return float(np.exp(min(candidates, key=loss)))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import atomic, page, pairs
-from jaxbusi.evaluation.figures import Picture
+from jaxbusi.evaluation.canvas import Picture
 
 SCORES = (
     ("accuracy", "Accuracy"),
@@ -166,20 +166,23 @@ def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, A
     }
 
 
-def _class_rows(study: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
-    """`CLASS_SCORES` of each class on the images, a row for each arm."""
-    rows = []
-    for name, arm in study["arms"].items():
-        if part not in arm["parts"]:
-            continue
-        scores = arm["parts"][part]["images"]["scores"]
-        cells = {
-            (of, key): _cell(scores[f"per_class.{of}.{key}"])
-            for of in CLASSES
-            for key, _ in CLASS_SCORES
-        }
-        rows.append({"arm": name, "cells": cells})
-    return rows
+def _class_rows(study: Mapping[str, Any], part: str) -> dict[str, list[dict[str, Any]]]:
+    """By class, `CLASS_SCORES` on the images, a row for each arm."""
+    measured = {
+        name: arm["parts"][part]["images"]["scores"]
+        for name, arm in study["arms"].items()
+        if part in arm["parts"]
+    }
+    return {
+        of: [
+            {
+                "arm": name,
+                "cells": [_cell(scores[f"per_class.{of}.{key}"]) for key, _ in CLASS_SCORES],
+            }
+            for name, scores in measured.items()
+        ]
+        for of in CLASSES
+    }
 
 
 def _cell(score: Mapping[str, Any]) -> dict[str, str]:
