@@ -39,7 +39,7 @@ def test_mcnemar_and_the_difference_against_a_published_example():
     assert found["mcnemar"]["p"] == pytest.approx(0.0703, abs=5e-5)
     assert found["per_seed"] == [found["mcnemar"]]
     difference = found["difference"]["accuracy"]
-    assert difference["value"] == pytest.approx(-6 / 21)
+    assert difference["mean"] == pytest.approx(-6 / 21)
     # The normal approximation of a difference of paired shares; an image is 0.048.
     error = np.sqrt(8 - 6**2 / 21) / 21
     assert difference["low"] == pytest.approx(-6 / 21 - 1.96 * error, abs=0.048)
@@ -68,10 +68,11 @@ def test_the_differences_are_those_of_the_scores():
     found = pairs.compare(*zip(*seeds, strict=True), resamples=100)
     for key in pairs.SCORES:
         expected = [metrics.scores(one)[key] - metrics.scores(other)[key] for one, other in seeds]
-        assert found["difference"][key]["value"] == pytest.approx(np.mean(expected))
-        assert (
-            found["difference"][key]["low"] < np.mean(expected) < found["difference"][key]["high"]
-        )
+        difference = found["difference"][key]
+        assert difference["mean"] == pytest.approx(np.mean(expected))
+        assert difference["low"] < np.mean(expected) < difference["high"]
+        assert difference["values"] == pytest.approx(expected)
+        assert difference["sd"] == pytest.approx(np.std(expected, ddof=1))
     assert found["sources"] == 90
 
 
@@ -89,7 +90,8 @@ def test_an_image_of_several_seeds_is_no_more_evidence():
     thrice = pairs.compare([one] * 3, [other] * 3, resamples=500)
     assert thrice["mcnemar"] == once["mcnemar"]
     for key in pairs.SCORES:
-        assert thrice["difference"][key] == pytest.approx(once["difference"][key])
+        for end in ("mean", "low", "high"):
+            assert thrice["difference"][key][end] == pytest.approx(once["difference"][key][end])
     # Other images are: with three times as many the interval narrows, and p falls.
     names = [[f"{seed}/{name}" for name in one.image] for seed in range(3)]
     first = [make(one.label, one.predicted, name) for name in names]
@@ -134,9 +136,9 @@ def test_arms_that_agree_everywhere_are_not_certainly_equal():
     # None of n: Clopper-Pearson's upper end is 1 - (alpha/2)^(1/n).
     for key, trials in {"accuracy": 60, "precision": 10, "recall": 10}.items():
         end = 1 - 0.025 ** (1 / trials)
-        assert found["difference"][key] == pytest.approx(
-            {"value": 0, "low": -end, "high": end, "exact": True}
-        )
+        difference = found["difference"][key]
+        assert (difference["mean"], difference["sd"], difference["exact"]) == (0, None, True)
+        assert (difference["low"], difference["high"]) == pytest.approx((-end, end))
 
 
 def test_pairs_are_of_seeds_and_images_that_both_have():
@@ -153,7 +155,7 @@ def test_pairs_are_of_seeds_and_images_that_both_have():
     listed = [(row["part"], row["first"], row["second"], row["seeds"]) for row in found]
     assert listed == [("test", "a", "b", [0]), ("test", "a", "c", [1])]
     expected = metrics.scores(one)["accuracy"] - metrics.scores(other)["accuracy"]
-    assert found[0]["difference"]["accuracy"]["value"] == pytest.approx(expected)
+    assert found[0]["difference"]["accuracy"]["mean"] == pytest.approx(expected)
     assert found[0]["mcnemar"] == found[1]["mcnemar"]
 
 

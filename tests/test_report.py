@@ -148,7 +148,7 @@ def test_a_clinician_reads_what_was_measured(page, run):
 def test_a_clinician_reads_what_it_is_worth_as_a_test(page, run):
     text = page.text
     points = run.results["parts"]["test"]["operating_points"]
-    # Two of three malignant images at 0.8 with two of seven others: none lets fewer through.
+    # Two of three malignant images have 0.8, and so have two of the seven others.
     assert "the answer malignant the most probable class 66.7 % (" in text
     assert "71.4 % (" in text
     assert points[0]["best"]["value"] == 0

@@ -88,11 +88,11 @@ def test_the_arms_are_compared_on_the_same_images(finished):
     assert pair["seeds"] == [0, 1]
     slow, fast = ([accuracy(folder / arm / f"seed{s}") for s in (0, 1)] for arm in ("slow", "fast"))
     difference = pair["difference"]["accuracy"]
-    assert difference["value"] == pytest.approx((sum(slow) - sum(fast)) / 2)
-    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert difference["mean"] == pytest.approx((sum(slow) - sum(fast)) / 2)
+    assert difference["low"] <= difference["mean"] <= difference["high"]
     page = Page((folder / "study.html").read_text())
     votes = f"{pair['mcnemar']['first']} : {pair['mcnemar']['second']}"
-    shown = f"{100 * difference['value']:+.1f}".replace("-", "−")
+    shown = f"{100 * difference['mean']:+.1f} ± {100 * difference['sd']:.1f}".replace("-", "−")
     assert f"slow − fast 2 {shown} (" in page.text
     assert f"{votes} {pair['mcnemar']['p']:.3f}" in page.text
     assert "may turn round with other seeds" in page.text

@@ -23,8 +23,8 @@ import numpy as np
 from scipy import stats
 
 from jaxbusi.evaluation import intervals, metrics
+from jaxbusi.evaluation.comparison import summed
 from jaxbusi.evaluation.predictions import Predictions
-from jaxbusi.evaluation.results import as_json
 
 SCORES = ("accuracy", "precision", "recall")
 """Of which the differences are given; the last two are means of the classes."""
@@ -107,34 +107,36 @@ def compare(
       seed: of the bootstrap.
 
     Returns:
-      sources: independent images; difference: for each of `SCORES` {value, low, high, exact}, the
-      mean over the seeds, -1..1; mcnemar: of `sign_test`, one vote a cluster; per_seed: a list of
-      the same, each the exact McNemar test of one seed's images.
+      sources: independent images; difference: for each of `SCORES` {mean, sd, low, high, exact,
+      values}: over the seeds, -1..1, `sd` that of a sample, None for a single seed; mcnemar: of
+      `sign_test`, one vote a cluster; per_seed: a list of the same, each the exact McNemar test of
+      one seed's images.
     """
     if clusters is None:
         clusters = np.array([name for run in ones for name in run.image], dtype=object)
     clusters = np.unique(clusters, return_inverse=True)[1]
     label = np.concatenate([run.label for run in ones])
-    ends = np.cumsum([len(run) for run in ones])[:-1]
+    starts = np.cumsum([len(run) for run in ones])[:-1]
 
     def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
-        columns = np.split(weights, ends, axis=1)
+        """float64[r, seeds] for each score."""
+        columns = np.split(weights, starts, axis=1)
         first, second = (
             list(map(metrics.weighted_answers, runs, columns)) for runs in (ones, others)
         )
         return {
-            key: np.mean([a[key] - b[key] for a, b in zip(first, second, strict=True)], axis=0)
+            key: np.stack([a[key] - b[key] for a, b in zip(first, second, strict=True)], axis=1)
             for key in SCORES
         }
 
-    values = intervals.resampled(label, clusters, differences, resamples=resamples, seed=seed)
+    drawn = intervals.resampled(label, clusters, differences, resamples=resamples, seed=seed)
     plain = differences(np.ones((1, len(label))))
-    found = {
-        key: intervals.percentile(
-            plain[key].item(), values[key], _no_spread(key, plain[key].item(), label, clusters)
-        )
-        for key in SCORES
-    }
+    found = {}
+    for key in SCORES:
+        [values] = plain[key]
+        ends = _no_spread(key, values.mean(), label, clusters)
+        interval = intervals.percentile(float(values.mean()), drawn[key].mean(axis=1), ends)
+        found[key] = {**summed(interval, values.tolist()), "exact": interval.exact}
     right, other_right = (
         np.concatenate([run.predicted for run in runs]) == label for runs in (ones, others)
     )
@@ -142,9 +144,9 @@ def compare(
     votes = np.bincount(clusters, weights=balance)
     return {
         "sources": int(clusters.max()) + 1,
-        "difference": {key: {**as_json(end), "exact": end.exact} for key, end in found.items()},
+        "difference": found,
         "mcnemar": sign_test(votes),
-        "per_seed": [sign_test(part) for part in np.split(balance, ends)],
+        "per_seed": [sign_test(part) for part in np.split(balance, starts)],
     }
 
 

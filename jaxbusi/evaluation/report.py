@@ -39,6 +39,8 @@ _SCORES = (
     ("auc", "AUC", "chance that an image of a class is ranked above one of the rest"),
 )
 
+_SPACE = "\N{NO-BREAK SPACE}"
+
 _CALIBRATION = (
     ("brier", "Brier score", "0 is perfect, 2 the worst; a third for each class gives 0.667"),
     ("ece", "Expected calibration error", "mean gap between how sure and how often right"),
@@ -170,9 +172,10 @@ def _calibration_words(run: Run, part: str) -> list[str]:
         was = "more sure than right" if fitted["temperature"] > 1 else "less sure than it might be"
         sentences.append(
             f"Temperature scaling was fitted on the {fitted['images']} images of the "
-            f"{fitted['fitted_on']} part and on no others: T = {fitted['temperature']:.2f}, as the "
-            f"model was {was} there. It changes no answer, only how sure it is; the probabilities "
-            "in the files and elsewhere on this page are not scaled."
+            f"{fitted['fitted_on']} part and on no others: "
+            f"T{_SPACE}={_SPACE}{fitted['temperature']:.2f}, as the model was {was} there. It "
+            "changes no answer, only how sure it is; the probabilities in the files and elsewhere "
+            "on this page are not scaled."
         )
     if fitted["at_edge"]:
         low, high = calibration.TEMPERATURES

@@ -39,10 +39,11 @@ _WORDS = (
 
 _DIFFERENCES = (
     "First model minus second, in percentage points, on the images themselves, over the seeds that "
-    "both have; in brackets the 95 % interval for other images of the same kind. Where it holds 0, "
-    "these images do not tell the two apart. “Right alone” counts the images that one of them got "
-    "right and the other wrong, each once, for the model that got it right in more of the seeds; p "
-    "is the exact McNemar test of these two counts, not corrected for the number of pairs."
+    "both have; ± is the standard deviation over these seeds, in brackets the 95 % interval for "
+    "other images of the same kind. Where it holds 0, these images do not tell the two apart. "
+    "“Right alone” counts the images that one of them got right and the other wrong, each once, "
+    "for the model that got it right in more of the seeds; p is the exact McNemar test of these "
+    "two counts, not corrected for the number of pairs."
 )
 
 
@@ -214,13 +215,14 @@ def _differences(study: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _points(difference: Mapping[str, Any]) -> dict[str, str]:
-    """'+3.2' and '(−1.0 to 7.1) †', in percentage points; † where the bootstrap had no spread."""
-    if difference["value"] is None:
+    """'+3.2 ± 1.1' and '(−1.0 to +7.1)', in percentage points; † where there was no spread."""
+    if difference["mean"] is None:
         return {"value": "not defined", "range": ""}
-    value, low, high = (
-        f"{100 * difference[end]:+.1f}".replace("-", "−") for end in ("value", "low", "high")
+    mean, low, high = (
+        f"{100 * difference[end]:+.1f}".replace("-", "−") for end in ("mean", "low", "high")
     )
-    return {"value": value, "range": f"({low} to {high})" + " †" * difference["exact"]}
+    spread = "" if difference["sd"] is None else f" ± {100 * difference['sd']:.1f}"
+    return {"value": mean + spread, "range": f"({low} to {high})" + " †" * difference["exact"]}
 
 
 def _failed(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
