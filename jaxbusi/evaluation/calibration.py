@@ -53,6 +53,8 @@ def calibration(
     Returns:
       brier: an `intervals.Interval`, 0..2.
       ece: an `intervals.Interval`, 0..1.
+        Neither has an exact interval to fall back on: where all resamples agree, as those of one
+        image do, both ends are the value.
       bins: those that hold images, a list of {low, high: edges of the top probability, count,
         confidence: mean top probability, accuracy: share of right answers}.
     """
