@@ -15,7 +15,7 @@ import jax
 
 from jaxbusi import workdir as workdirs
 from jaxbusi.errors import Stopped, UserError
-from jaxbusi.evaluation import atomic, comparison, study_figures, study_report
+from jaxbusi.evaluation import atomic, comparison, pairs, study_figures, study_report
 from jaxbusi.evaluation.intervals import LEVEL, RESAMPLES
 from jaxbusi.evaluation.predictions import PARTS, Predictions
 from jaxbusi.logs import read_history
@@ -76,13 +76,15 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
 
       * arms: by name, {runs: a list of {seed, workdir, finished, error}, published: the scores that
         the config quotes, parts: of `comparison.summarize_arm`, empty where no run is finished};
+      * pairs: of `pairs.compare_arms`, each arm against each other on the same images;
       * protocol, intervals, config, command, versions, devices.
     """
     arms: dict[str, dict[str, Any]] = {}
-    histories = {}
+    histories, predictions = {}, {}
     for arm in plan.study.arms:
         runs = list(plan.of_arm(arm))
         finished = {run.seed: _predictions(run) for run in runs if _finished(run)}
+        predictions[arm] = finished
         histories[arm] = [read_history(run.workdir) for run in runs if _finished(run)]
         arms[arm] = {
             "published": jsonable(plan.study.published.get(arm, {})),
@@ -100,7 +102,13 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     study = {
         "protocol": plan.runs[0].settings.data.protocol,
         "arms": arms,
-        "intervals": {"level": LEVEL, "resamples": RESAMPLES, "method": comparison.METHOD},
+        "pairs": pairs.compare_arms(predictions),
+        "intervals": {
+            "level": LEVEL,
+            "resamples": RESAMPLES,
+            "method": comparison.METHOD,
+            "pairs": pairs.METHOD,
+        },
         "config": jsonable(config),
         **workdirs.environment(),
     }

@@ -183,9 +183,13 @@ def test_all_figures_of_a_run(tmp_path):
         "confusion_test_images.png",
         "confusion_test_copies.png",
         "roc_test.png",
+        "reliability_test.png",
+        "selective_test.png",
         "mistakes_test.png",
         "confusion_external_images.png",
         "roc_external.png",
+        "reliability_external.png",
+        "selective_external.png",
         "mistakes_external.png",
         "curves.png",
         "batch.png",
@@ -193,7 +197,7 @@ def test_all_figures_of_a_run(tmp_path):
     assert [picture.path.name for picture in pictures] == names
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(names)
     assert "of 2 malignant: 0 called benign, 1 called malignant, 1 called" in pictures[0].alt
-    assert "test 50.0 %" in pictures[7].alt
+    assert "test 50.0 %" in pictures[11].alt
 
     again = figures.write_all(tmp_path / "two", history=[], **arguments)
     assert [picture.path.name for picture in again] == names[:-2]

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import intervals, metrics, results
+from jaxbusi.evaluation import calibration, intervals, metrics, results
 from jaxbusi.evaluation.predictions import Predictions
 
 
@@ -125,6 +125,7 @@ def test_all_right_is_not_certainty():
     assert found["accuracy"].high == 1
     assert found["per_class.normal.recall"].low == pytest.approx(0.025 ** (1 / 27))
     assert found["per_class.normal.auc"].low == pytest.approx(0.025 ** (1 / 27))
+    assert found["per_class.normal.specificity"].low == pytest.approx(0.025 ** (1 / 129))
     share = 0.025 ** (1 / 42)
     assert found["per_class.malignant.f1"].low == pytest.approx(2 * share / (1 + share))
     lows = [found[f"per_class.{name}.recall"].low for name in CLASSES]
@@ -205,9 +206,40 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
     assert json.loads(path.read_text()) == document
 
 
+def test_the_temperature_is_that_of_the_validation_part_and_used_on_the_others():
+    rng = np.random.default_rng(7)
+    rows = study(rng, (30, 20, 10), (0.7, 0.6, 0.6), copies=2)
+    other = study(rng, (9, 9, 9), (0.5, 0.5, 0.5), copies=1)
+    both = {"test": rows, "validation": other}
+    arguments = {"protocol": "paper", "checkpoint": {}, "resamples": 50}
+    document = results.assemble(both, **arguments)
+    fitted = document["calibration"]
+    assert fitted == {
+        "temperature": calibration.fit_temperature(other),
+        "fitted_on": "validation",
+        "images": 27,
+        "at_edge": False,
+    }
+    found = document["parts"]["test"]["calibration"]
+    images = rows.originals()
+    scaled = calibration.scale(images, fitted["temperature"])
+    for entry, expected in ((found, images), (found["scaled"], scaled)):
+        error = calibration.weighted_errors(expected, np.ones((1, 60)))
+        assert entry["brier"]["value"] == pytest.approx(error["brier"].item())
+        assert entry["ece"]["value"] == pytest.approx(error["ece"].item())
+    assert document["parts"]["validation"]["calibration"]["scaled"] is None  # it was fitted there
+    # The test part has no say in it, and without a validation part there is none.
+    changed = {"test": other, "validation": other}
+    assert results.assemble(changed, **arguments)["calibration"] == fitted
+    alone = results.assemble({"test": rows}, **arguments)
+    assert set(alone["calibration"].values()) == {None}
+    assert alone["parts"]["test"]["calibration"]["scaled"] is None
+    assert alone["parts"]["test"]["calibration"]["brier"] == found["brier"]
+
+
 def test_a_summary_of_the_papers_size_takes_seconds():
     rng = np.random.default_rng(6)
     rows = study(rng, (87, 42, 27), (0.9, 0.9, 0.9), copies=5)
     start = time.process_time()
-    results.summarize(rows)
+    results.assemble({"test": rows}, protocol="paper", checkpoint={})
     assert time.process_time() - start < 5

@@ -41,8 +41,12 @@ def test_the_papers_validation_confusion_by_hand():
         assert scores[score] == pytest.approx(sum(values) / 3)
         for name, value in zip(CLASSES, values, strict=True):
             assert scores[f"per_class.{name}.{score}"] == pytest.approx(value)
-    # With the same two probabilities everywhere AUC is (sensitivity + specificity) / 2.
+    # Of the 80, 110 and 120 of the rest, 14, 13 and 9 were taken for the class.
     specificity = [66 / 80, 97 / 110, 111 / 120]
+    assert scores["specificity"] == pytest.approx(sum(specificity) / 3)
+    for name, value in zip(CLASSES, specificity, strict=True):
+        assert scores[f"per_class.{name}.specificity"] == pytest.approx(value)
+    # With the same two probabilities everywhere AUC is (sensitivity + specificity) / 2.
     for name, sensitive, specific in zip(CLASSES, recall, specificity, strict=True):
         assert scores[f"per_class.{name}.auc"] == pytest.approx((sensitive + specific) / 2)
 
@@ -62,6 +66,7 @@ def test_a_class_absent_from_the_truth_is_left_out():
     assert scores["precision"] == pytest.approx(1.0)
     assert scores["recall"] == pytest.approx((0.5 + 1) / 2)
     assert scores["f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["specificity"] == pytest.approx(1.0)  # of the two classes that are there
     # benign: 0.8, 0.1 against 0.1, 0.1.  malignant: 0.8, 0.8 against 0.1, 0.1.
     assert scores["auc"] == pytest.approx((3 / 4 + 1) / 2)
 
@@ -73,10 +78,12 @@ def test_a_class_never_predicted_has_precision_zero():
     assert scores["precision"] == pytest.approx((1 + 0.5 + 0) / 3)
 
 
-def test_a_single_class_has_no_auc():
+def test_a_single_class_has_no_auc_and_no_specificity():
     scores = metrics.scores(make([1, 1, 1], sure_of([1, 1, 0])))
     assert np.isnan(scores["per_class.malignant.auc"])
     assert np.isnan(scores["auc"])
+    assert np.isnan(scores["per_class.malignant.specificity"])
+    assert np.isnan(scores["specificity"])
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["recall"] == pytest.approx(2 / 3)
 
@@ -103,9 +110,18 @@ def test_weighted_scores_are_those_of_scikit_learn_on_the_same_resample():
             )
             for label in range(3)
         ]
+        specificity = [
+            sklearn_metrics.recall_score(
+                rows.label == label, rows.predicted == label, pos_label=0, sample_weight=weight
+            )
+            for label in range(3)
+        ]
         expected = sklearn_metrics.accuracy_score(rows.label, rows.predicted, sample_weight=weight)
         assert ours["accuracy"][index] == pytest.approx(expected, abs=1e-12)
-        for score, values in zip(metrics.AVERAGED, (*table[:3], auc), strict=True):
+        columns = {"precision": table[0], "recall": table[1], "f1": table[2]}
+        columns |= {"specificity": specificity, "auc": auc}
+        assert columns.keys() == set(metrics.AVERAGED)
+        for score, values in columns.items():
             assert ours[score][index] == pytest.approx(np.mean(values), abs=1e-12)
             for name, value in zip(CLASSES, values, strict=True):
                 key = metrics.class_key(name, score)

@@ -145,6 +145,56 @@ def test_a_clinician_reads_what_was_measured(page, run):
     assert "synthetic" not in text.lower()
 
 
+def test_a_clinician_reads_what_it_is_worth_as_a_test(page, run):
+    text = page.text
+    points = run.results["parts"]["test"]["operating_points"]
+    # Two of three malignant images have 0.8, and so have two of the seven others.
+    assert "the answer malignant the most probable class 66.7 % (" in text
+    assert "71.4 % (" in text
+    assert points[0]["best"]["value"] == 0
+    assert "specificity at least 90 % no image is called malignant 0.0 % (0.0 to" in text
+    ends = points[2]["best"]
+    assert (
+        "sensitivity at least 90 % probability of malignant from 10.0 % 100.0 % "
+        f"{100 * ends['value']:.1f} % ({100 * ends['low']:.1f} to {100 * ends['high']:.1f} %)"
+    ) in text
+    assert "thresholds were found on these same images" in text
+    assert "gave its answers a probability of 80 %; 70 % of them were right." in text
+    assert "No temperature was fitted, as this run keeps no validation part" in text
+    assert "Temperature-scaled" not in text
+    # Squares: 0.2² + 2 × 0.1² where right, 0.8² + 0.9² ... where wrong, in the mean 0.48.
+    assert "0.480 (" in text
+    assert "10.0 %" in text  # ECE: all in one bin, 0.8 against 0.7
+    assert "100.0 % 10 80.0 % 70.0 % (" in text  # all have the same probability
+    assert "not checked for calibration" not in text
+
+
+def test_the_temperature_of_the_validation_part_is_said(run, tmp_path):
+    rows = run.predictions["test"]
+    label = np.array([0, 0, 1])
+    validation = Predictions([*"pqr"], np.zeros(3), label, np.array([[0.8, 0.1, 0.1]] * 3))
+    parts = {"test": rows, "validation": validation}
+    document = results.assemble(parts, protocol="paper", checkpoint={}, resamples=20)
+    changed = dataclasses.replace(run, results=document, predictions=parts, pictures=[])
+    write_report(tmp_path / "r.html", changed)
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "fitted on the 3 images of the validation part and on no others: T = 1.50" in text
+    assert "was more sure than right there" in text
+    assert "The temperature 1.50 was fitted on these images." in text
+    assert text.count("Temperature-scaled") == 1
+    # 0.8 becomes 2/3: |0.7 - 2/3| in one bin.
+    assert f"{100 * (0.7 - 2 / 3):.1f} % (" in text
+    assert "edge of its range" not in text
+    right = Predictions(["p"], np.zeros(1), np.zeros(1), np.array([[0.8, 0.1, 0.1]]))
+    document = results.assemble(
+        {"test": rows, "validation": right}, protocol="paper", checkpoint={}, resamples=20
+    )
+    predictions = {"test": rows, "validation": right}
+    changed = dataclasses.replace(changed, results=document, predictions=predictions)
+    write_report(tmp_path / "r.html", changed)
+    assert "edge of its range, 0.05 to 20" in (tmp_path / "r.html").read_text()
+
+
 def test_a_reviewer_finds_the_protocol_the_settings_and_the_command(page):
     text = page.text
     assert "Protocol: paper" in text

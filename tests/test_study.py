@@ -82,6 +82,26 @@ def test_the_numbers_are_those_of_the_runs(finished):
     assert study["arms"]["fast"]["published"] == {"accuracy": 0.932, "recall": 0.926}
 
 
+def test_the_arms_are_compared_on_the_same_images(finished):
+    folder, study = finished
+    [pair] = study["pairs"]
+    assert (pair["first"], pair["second"], pair["part"]) == ("slow", "fast", "test")
+    assert pair["seeds"] == [0, 1]
+    slow, fast = ([accuracy(folder / arm / f"seed{s}") for s in (0, 1)] for arm in ("slow", "fast"))
+    difference = pair["difference"]["accuracy"]
+    assert difference["mean"] == pytest.approx((sum(slow) - sum(fast)) / 2)
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    page = Page((folder / "study.html").read_text())
+    votes = f"{pair['mcnemar']['first']} : {pair['mcnemar']['second']}"
+    shown = f"{100 * difference['mean']:+.1f} ± {100 * difference['sd']:.1f}".replace("-", "−")
+    assert f"slow − fast 2 {shown} (" in page.text
+    assert f"{votes} {pair['mcnemar']['p']:.3f}" in page.text
+    assert "may turn round with other seeds" in page.text
+    table = (folder / "study.md").read_text()
+    assert f"| slow − fast | 2 | {shown} (" in table
+    assert f"| {votes} | {pair['mcnemar']['p']:.3f} |" in table
+
+
 def test_arms_share_the_split_of_a_seed_and_seeds_do_not(finished):
     folder, _ = finished
     splits = {

@@ -11,6 +11,8 @@ import pytest
 from jaxbusi import loop
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.errors import UserError
+from jaxbusi.evaluation import calibration
+from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.logs import read_history
 from jaxbusi.train import Stopped, evaluate, train_and_evaluate
 from tests.runs import make_config, stop_after
@@ -140,6 +142,13 @@ def test_the_best_checkpoint_is_chosen_on_the_validation_part(tmp_path, phantoms
     }
     assert results["checkpoint"] == {"step": min(losses, key=losses.get), "chosen": "best"}
     assert list(results["parts"]) == ["test", "validation"]
+    # So is the temperature, and it is used on the other part.
+    rows = Predictions.read_csv(tmp_path / "predictions_validation.csv").originals()
+    fitted = results["calibration"]
+    assert (fitted["fitted_on"], fitted["images"]) == ("validation", len(rows))
+    assert fitted["temperature"] == calibration.fit_temperature(rows)
+    assert results["parts"]["test"]["calibration"]["scaled"]["brier"]["value"] is not None
+    assert results["parts"]["validation"]["calibration"]["scaled"] is None
 
 
 def test_init_from_takes_weights_and_a_fresh_optimizer(tmp_path, phantoms, monkeypatch):

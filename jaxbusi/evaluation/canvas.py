@@ -1,6 +1,7 @@
 """How every figure looks, and how it gets to disk."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 from collections.abc import Iterator
@@ -33,6 +34,25 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure as the report shows it.
+
+    Attributes:
+      path: of the PNG.
+      kind: 'curves', 'confusion', 'roc', 'reliability', 'selective', 'mistakes' or 'batch'.
+      part: which part of the data it shows; empty if it is about the whole run.
+      title: a few words.
+      alt: what a reader who cannot see it needs to know.
+    """
+
+    path: Path
+    kind: str
+    part: str
+    title: str
+    alt: str
 
 
 @contextlib.contextmanager

@@ -59,12 +59,13 @@ def _summarize(runs: Sequence[Predictions], *, resamples: int, seed: int) -> dic
         "sources": len({name for run in runs for name in run.image}),
         "confusion": confusion.tolist(),
         "scores": {
-            key: _score(interval, [run[key] for run in values]) for key, interval in scored.items()
+            key: summed(interval, [run[key] for run in values]) for key, interval in scored.items()
         },
     }
 
 
-def _score(interval: intervals.Interval, values: Sequence[float]) -> dict[str, Any]:
+def summed(interval: intervals.Interval, values: Sequence[float]) -> dict[str, Any]:
+    """{mean, sd, low, high, values} of a mean over runs with its interval, as JSON values."""
     ends = as_json(interval)
     return {
         "mean": ends["value"],

@@ -6,7 +6,6 @@ those of Okabe and Ito, which differ under every common colour blindness; line s
 tell the lines apart without colour.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from matplotlib.figure import Figure
 from sklearn import metrics as sklearn_metrics
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation.canvas import printable, style, write
+from jaxbusi.evaluation import confidence_figures
+from jaxbusi.evaluation.canvas import Picture, printable, style, write
 from jaxbusi.evaluation.predictions import Mistake, Predictions, confident_mistakes
 
 WIDTH = 5.5
@@ -239,25 +239,6 @@ def plot_batch(images: np.ndarray, labels: np.ndarray, path: Path | str) -> None
         write(figure, path)
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure as the report shows it.
-
-    Attributes:
-      path: of the PNG.
-      kind: 'curves', 'confusion', 'roc', 'mistakes' or 'batch'.
-      part: which part of the data it shows; empty if it is about the whole run.
-      title: a few words.
-      alt: what a reader who cannot see it needs to know.
-    """
-
-    path: Path
-    kind: str
-    part: str
-    title: str
-    alt: str
-
-
 def write_all(
     directory: Path | str,
     *,
@@ -271,8 +252,8 @@ def write_all(
 
     Args:
       directory: for confusion_<part>_images.png, confusion_<part>_copies.png (where there are
-        copies), roc_<part>.png, mistakes_<part>.png, curves.png (where there is a history) and
-        batch.png (where a batch is given).
+        copies), roc_<part>.png, reliability_<part>.png, selective_<part>.png, mistakes_<part>.png,
+        curves.png (where there is a history) and batch.png (where a batch is given).
       predictions: by part.
       results: of `results.assemble` over the same predictions.
       history: the lines of metrics.jsonl; may be empty.
@@ -336,6 +317,7 @@ def _write_part(
         for name, auc in ((name, images["per_class"][name]["auc"]["value"]) for name in CLASSES)
     )
     pictures.append(Picture(path, "roc", part, title, f"ROC curves; area under them: {areas}."))
+    pictures += confidence_figures.write_part(directory, part, rows.originals(), summary)
     path = directory / f"mistakes_{part}.png"
     plot_mistakes(rows, load, path)
     title = f"{part.capitalize()} part: the most confident mistakes"

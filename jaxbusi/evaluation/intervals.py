@@ -16,7 +16,7 @@ interval of that class itself, beside it, does not.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,28 +107,59 @@ def bootstrap_mean(
     clusters = np.unique(clusters, return_inverse=True)[1]
     label = np.concatenate([run.label for run in runs])
     ends = np.cumsum([len(run) for run in runs])[:-1]
-    parts = [
-        _mean(
-            metrics.weighted_scores(run, columns)
-            for run, columns in zip(runs, np.split(weights, ends, axis=1), strict=True)
-        )
-        for weights in resample_weights(label, clusters, resamples, seed)
-    ]
+
+    def scored(weights: np.ndarray) -> dict[str, np.ndarray]:
+        columns = np.split(weights, ends, axis=1)
+        return _mean(map(metrics.weighted_scores, runs, columns))
+
+    values = resampled(label, clusters, scored, resamples=resamples, seed=seed)
     means = _mean(metrics.scores(run) for run in runs)
     predicted = np.concatenate([run.predicted for run in runs])
     fallback = _exact_intervals(means, label, predicted, clusters)
-    result = {}
-    for key, value in means.items():
-        if np.isnan(value):
-            result[key] = Interval(float(value), np.nan, np.nan)
-            continue
-        values = np.concatenate([part[key] for part in parts])
-        low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        exact = bool(np.isclose(low, high, rtol=0, atol=1e-12))
-        if exact:
-            low, high = fallback[key]
-        result[key] = Interval(float(value), float(min(low, value)), float(max(high, value)), exact)
-    return result
+    return {key: percentile(value, values[key], fallback.get(key)) for key, value in means.items()}
+
+
+def resampled(
+    label: np.ndarray,
+    clusters: np.ndarray,
+    statistic: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Whatever is measured, on bootstrap resamples.
+
+    Args:
+      label: int[N], the class of each row.
+      clusters: int[N], 0..S-1, every number used; rows with the same number are drawn together.
+      statistic: float64[r, N] weights of the rows -> float64[r] for each key.
+      resamples: R.
+      seed: of the draw.
+
+    Returns:
+      float64[R] for each key.
+    """
+    parts = [statistic(weights) for weights in resample_weights(label, clusters, resamples, seed)]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def percentile(
+    value: float, values: np.ndarray, fallback: tuple[float, float] | None = None
+) -> Interval:
+    """The percentile interval, widened to hold the value.
+
+    Args:
+      value: of the rows as they are; NaN where it is not defined.
+      values: float64[R], the same on each resample; NaN where it is not defined there.
+      fallback: ends that take over where the resamples all agree, as exact ones.
+    """
+    if np.isnan(value):
+        return Interval(float(value), np.nan, np.nan)
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    replaced = fallback is not None and bool(np.isclose(low, high, rtol=0, atol=1e-12))
+    if fallback is not None and replaced:
+        low, high = fallback
+    return Interval(float(value), float(min(low, value)), float(max(high, value)), replaced)
 
 
 def _mean(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -193,11 +224,11 @@ def _exact_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Binomial intervals of every defined score, for use where the bootstrap has no spread.
 
-    Trials are clusters, never rows. Accuracy, recall and precision are shares of all clusters,
-    of those of the class, of those called so. F1 = 2J/(1+J) follows from the share J of hits
-    among the clusters of the class or called so. AUC is a share of concordant pairs; as many
-    pairs are independent as the smaller side has clusters. A macro average takes the mean of the
-    ends of its classes.
+    Trials are clusters, never rows. Accuracy, recall, specificity and precision are shares of all
+    clusters, of those of the class, of those of the rest, of those called so. F1 = 2J/(1+J)
+    follows from the share J of hits among the clusters of the class or called so. AUC is a share
+    of concordant pairs; as many pairs are independent as the smaller side has clusters. A macro
+    average takes the mean of the ends of its classes.
     """
 
     def count(rows: np.ndarray) -> int:
@@ -211,6 +242,7 @@ def _exact_intervals(
         trials = {
             "precision": count(called),
             "recall": count(truth),
+            "specificity": count(~truth),
             "f1": count(truth | called),
             "auc": min(count(truth), count(~truth)),
         }

@@ -16,7 +16,7 @@ import jinja2
 
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation import atomic
-from jaxbusi.evaluation.figures import Picture
+from jaxbusi.evaluation.canvas import Picture
 
 PERCENT = "\N{NO-BREAK SPACE}%"
 
@@ -45,8 +45,8 @@ def _source(name: str) -> str:
 
 
 def score(value: float, name: str) -> str:
-    """'83.3 %' for 0.833, but '0.833' of an AUC."""
-    return f"{value:.3f}" if name == "auc" else f"{100 * value:.1f}{PERCENT}"
+    """'83.3 %' for 0.833, but '0.833' of an AUC or a Brier score."""
+    return f"{value:.3f}" if name in ("auc", "brier") else f"{100 * value:.1f}{PERCENT}"
 
 
 def score_range(interval: Mapping[str, float], name: str) -> str:

@@ -105,12 +105,16 @@ class Predictions:
         lost = sorted(set(self.image) - {self.image[row] for row in keep})
         if lost:
             raise UserError(f"{lost[0]}: has augmented copies but no row for the image itself")
+        return self.take(keep)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """The rows with these numbers, int[M], in this order."""
         return dataclasses.replace(
             self,
-            image=[self.image[row] for row in keep],
-            copy=self.copy[keep],
-            label=self.label[keep],
-            probabilities=self.probabilities[keep],
+            image=[self.image[row] for row in rows],
+            copy=self.copy[rows],
+            label=self.label[rows],
+            probabilities=self.probabilities[rows],
         )
 
     def mean_of_views(self) -> Self:

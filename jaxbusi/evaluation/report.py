@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import page
-from jaxbusi.evaluation.figures import Picture
+from jaxbusi.evaluation import calibration, page
+from jaxbusi.evaluation.canvas import Picture
 from jaxbusi.evaluation.predictions import Predictions, confident_mistakes
 
 MISTAKES_LISTED = 12
@@ -33,9 +33,17 @@ _PROTOCOLS = {
 _SCORES = (
     ("accuracy", "Accuracy", "share of all images given the right class"),
     ("recall", "Recall (sensitivity)", "share of a class that is recognised"),
+    ("specificity", "Specificity", "share of the rest that is not taken for the class"),
     ("precision", "Precision", "share of the answers for a class that are right"),
     ("f1", "F1", "harmonic mean of precision and recall"),
     ("auc", "AUC", "chance that an image of a class is ranked above one of the rest"),
+)
+
+_SPACE = "\N{NO-BREAK SPACE}"
+
+_CALIBRATION = (
+    ("brier", "Brier score", "0 is perfect, 2 the worst; a third for each class gives 0.667"),
+    ("ece", "Expected calibration error", "mean gap between how sure and how often right"),
 )
 
 
@@ -89,6 +97,8 @@ def write_report(path: Path | str, run: Run) -> None:
             for part, counts in run.split.items()
         },
         scores=_SCORES,
+        calibration_scores=_CALIBRATION,
+        calibration_bins=calibration.BINS,
         parts=[_part(run, part) for part in run.results["parts"]],
         pictures=[page.embed(picture) for picture in run.pictures if not picture.part],
         protocol=_PROTOCOLS.get(run.results["protocol"], ""),
@@ -122,6 +132,10 @@ def _part(run: Run, part: str) -> dict[str, Any]:
         },
         "sentences": _sentences(images),
         "half_width": 50 * (images["accuracy"]["high"] - images["accuracy"]["low"]),
+        "operating_points": summary["operating_points"],
+        "calibration": summary["calibration"],
+        "calibration_words": _calibration_words(run, part),
+        "selective": summary["selective"],
         "mistakes": mistakes[:MISTAKES_LISTED],
         "mistake_count": len(mistakes),
         "pictures": [page.embed(picture) for picture in run.pictures if picture.part == part],
@@ -133,6 +147,43 @@ def _mean_of_views(images: Mapping[str, Any], copies: Mapping[str, Any]) -> str:
     words = {2: "two", 3: "three", 4: "four", 5: "five"}
     views, rest = divmod(copies["count"], images["count"])
     return "mean of their views" if rest else f"mean of {words.get(views, views)} views"
+
+
+def _calibration_words(run: Run, part: str) -> list[str]:
+    """How sure the model was against how often it was right, and what was made of that."""
+    fitted, found = run.results["calibration"], run.results["parts"][part]
+    bins, accuracy = found["calibration"]["bins"], found["images"]["accuracy"]["value"]
+    mean = sum(entry["count"] * entry["confidence"] for entry in bins) / found["images"]["count"]
+    sentences = [
+        f"On average the model gave its answers a probability of {_whole(mean)}; "
+        f"{_whole(accuracy)} of them were right."
+    ]
+    if fitted["temperature"] is None:
+        sentences.append(
+            "No temperature was fitted, as this run keeps no validation part; fitted on the images "
+            "that it is judged on it would flatter."
+        )
+    elif part == fitted["fitted_on"]:
+        sentences.append(
+            f"The temperature {fitted['temperature']:.2f} was fitted on these images. What it does "
+            "here says nothing about other images and is left out."
+        )
+    else:
+        was = "more sure than right" if fitted["temperature"] > 1 else "less sure than it might be"
+        sentences.append(
+            f"Temperature scaling was fitted on the {fitted['images']} images of the "
+            f"{fitted['fitted_on']} part and on no others: "
+            f"T{_SPACE}={_SPACE}{fitted['temperature']:.2f}, as the model was {was} there. It "
+            "changes no answer, only how sure it is; the probabilities in the files and elsewhere "
+            "on this page are not scaled."
+        )
+    if fitted["at_edge"]:
+        low, high = calibration.TEMPERATURES
+        sentences.append(
+            f"The fit stopped at the edge of its range, {low:g} to {high:g}: its images do not say "
+            "how far the probabilities should move."
+        )
+    return sentences
 
 
 def _sentences(images: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import atomic, intervals, metrics
+from jaxbusi.evaluation import (
+    atomic,
+    calibration,
+    intervals,
+    metrics,
+    operating_points,
+    selective,
+)
 from jaxbusi.evaluation.predictions import Predictions
 
 
@@ -23,8 +30,9 @@ def summarize(
       gets the mean of the probabilities of its copies. Each with
 
       * count, sources: rows, and the independent source images among them;
-      * accuracy, precision, recall, f1, auc: {value, low, high}, the last four macro averages;
-      * per_class: {class: {precision, recall, f1, auc: {value, low, high}, support: rows}};
+      * accuracy, precision, recall, specificity, f1, auc: {value, low, high}, macro averages but
+        for the first;
+      * per_class: {class: {precision, recall, ..., auc: {value, low, high}, support: rows}};
       * confusion: 3 lists of 3 counts, rows = truth, in the order of CLASSES;
       * exact: the keys, as 'per_class.normal.recall', whose interval is the exact binomial one
         because the bootstrap had no spread.
@@ -35,6 +43,60 @@ def summarize(
         name: _summarize_rows(part, resamples=resamples, seed=seed)
         for name, part in kinds_of_rows(predictions).items()
     }
+
+
+def judge_probabilities(
+    predictions: Predictions,
+    temperature: float | None = None,
+    *,
+    resamples: int = intervals.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What the probabilities of one part are worth, beyond which class is the most probable.
+
+    Args:
+      predictions: of the images themselves: one answer for each.
+      temperature: fitted on another part; None where none was.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+
+    Returns:
+      Where an interval is meant, {value, low, high, exact}.
+
+      * operating_points: malignant against the rest, of `operating_points.operating_points`: a list
+        of {fixed, at, reached, threshold, best: an interval};
+      * calibration: {brier, ece: intervals, bins, scaled: the same three at the temperature, or
+        None}, of `calibration.calibration`;
+      * selective: a list of {at, coverage, answered, threshold, accuracy: an interval}, of
+        `selective.selective_accuracy`.
+    """
+    calibrated = calibration.calibration(predictions, resamples=resamples, seed=seed)
+    calibrated["scaled"] = (
+        None
+        if temperature is None
+        else calibration.calibration(
+            calibration.scale(predictions, temperature), resamples=resamples, seed=seed
+        )
+    )
+    found = {
+        "operating_points": operating_points.operating_points(
+            predictions, resamples=resamples, seed=seed
+        ),
+        "calibration": calibrated,
+        "selective": selective.selective_accuracy(predictions, resamples=resamples, seed=seed),
+    }
+    return {key: _plain(value) for key, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON values: intervals as mappings, NaN as None."""
+    if isinstance(value, intervals.Interval):
+        return {**as_json(value), "exact": value.exact}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return finite(value) if isinstance(value, float) else value
 
 
 def kinds_of_rows(predictions: Predictions) -> dict[str, Predictions]:
@@ -62,11 +124,22 @@ def assemble(
       checkpoint: which one was evaluated: step, epoch, how it was chosen; JSON values.
       resamples: of the bootstrap.
       seed: of the bootstrap.
+
+    Returns:
+      protocol, checkpoint, classes, intervals, and
+
+      * calibration: {temperature, fitted_on: 'validation', images: how many it was fitted on,
+        at_edge: the fit ran into `calibration.TEMPERATURES`}; all None without a validation part,
+        as nothing may be fitted on what is judged. The probabilities that are written, and all
+        scores but `scaled`, are those of the model itself, at temperature 1;
+      * parts: by name, what `summarize` and `judge_probabilities` return.
     """
+    fitted = _fit_temperature(predictions.get("validation"))
     return {
         "protocol": protocol,
         "checkpoint": dict(checkpoint),
         "classes": list(CLASSES),
+        "calibration": fitted,
         "intervals": {
             "level": intervals.LEVEL,
             "method": "percentile bootstrap over source images, stratified by class; "
@@ -76,8 +149,28 @@ def assemble(
         },
         "parts": {
             part: summarize(rows, resamples=resamples, seed=seed)
+            | judge_probabilities(
+                rows.originals(),
+                fitted["temperature"] if part != fitted["fitted_on"] else None,
+                resamples=resamples,
+                seed=seed,
+            )
             for part, rows in predictions.items()
         },
+    }
+
+
+def _fit_temperature(validation: Predictions | None) -> dict[str, Any]:
+    """The content of `calibration` in results.json, see `assemble`."""
+    if validation is None:
+        return dict.fromkeys(("temperature", "fitted_on", "images", "at_edge"))
+    images = validation.originals()
+    temperature = calibration.fit_temperature(images)
+    return {
+        "temperature": temperature,
+        "fitted_on": "validation",
+        "images": len(images),
+        "at_edge": calibration.at_edge(temperature),
     }
 
 

@@ -9,8 +9,8 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation.canvas import printable, style, write
-from jaxbusi.evaluation.figures import WIDTH, Picture, plot_confusion
+from jaxbusi.evaluation.canvas import Picture, printable, style, write
+from jaxbusi.evaluation.figures import WIDTH, plot_confusion
 
 History = Sequence[Mapping[str, Any]]
 """The lines of a run's metrics.jsonl."""

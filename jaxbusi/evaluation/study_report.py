@@ -5,11 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import atomic, page
-from jaxbusi.evaluation.figures import Picture
+from jaxbusi.evaluation import atomic, page, pairs
+from jaxbusi.evaluation.canvas import Picture
 
-SCORES = (("accuracy", "Accuracy"), ("precision", "Precision"), ("recall", "Recall"))
-"""The columns of Table 4; precision and recall are means of the classes."""
+SCORES = (
+    ("accuracy", "Accuracy"),
+    ("precision", "Precision"),
+    ("recall", "Recall"),
+    ("specificity", "Specificity"),
+)
+"""The columns of Table 4, and specificity; all but accuracy are means of the classes."""
+
+CLASS_SCORES = (
+    ("recall", "Sensitivity"),
+    ("specificity", "Specificity"),
+    ("precision", "Precision"),
+)
+"""The columns of one class; its sensitivity is its recall."""
+
+_PUBLISHED = ("accuracy", "precision", "recall")
 
 _KINDS = {
     "images": "the images themselves: one answer for each image",
@@ -20,6 +34,16 @@ _KINDS = {
 _WORDS = (
     "± is the standard deviation over the seeds, each of which draws its own split and initial "
     "weights; in brackets the 95 % interval of the mean for other images of the same kind."
+)
+
+
+_DIFFERENCES = (
+    "First model minus second, in percentage points, on the images themselves, over the seeds that "
+    "both have; ± is the standard deviation over these seeds, in brackets the 95 % interval for "
+    "other images of the same kind. Where it holds 0, these images do not tell the two apart. "
+    "“Right alone” counts the images that one of them got right and the other wrong, each once, "
+    "for the model that got it right in more of the seeds; p is the exact McNemar test of these "
+    "two counts, not corrected for the number of pairs."
 )
 
 
@@ -44,6 +68,21 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
             )
         blocks.append("")
     blocks.append(_WORDS + " The column “paper” quotes accuracy / precision / recall as printed.\n")
+    for part, rows in _differences(study).items():
+        blocks.append(f"## {part.capitalize()} part: differences between the models\n")
+        names = [label for key, label in SCORES if key in pairs.SCORES]
+        blocks.append(
+            f"| compared | seeds | {' | '.join(names)} | right alone, first : second | p |"
+        )
+        blocks.append("| --- | --- | " + "--- | " * len(names) + "--- | --- |")
+        for row in rows:
+            cells = [f"{cell['value']} {cell['range']}".strip() for cell in row["cells"]]
+            blocks.append(
+                f"| {row['first']} − {row['second']} | {row['seeds']} | {' | '.join(cells)} "
+                f"| {row['votes']} | {row['p']} |"
+            )
+        blocks.append("")
+        blocks.append(_DIFFERENCES + "\n")
     for run in _failed(study):
         blocks.append(f"* {run['workdir']} failed: {run['error']}")
     atomic.write_bytes(path, ("\n".join(blocks).rstrip() + "\n").encode())
@@ -74,12 +113,16 @@ def write_page(
         synthetic=not shared["data"]["root"],
         kinds=_KINDS,
         scores=SCORES,
+        class_scores=CLASS_SCORES,
         words=_WORDS,
+        differences_words=_DIFFERENCES,
+        differences_scores=[(key, label) for key, label in SCORES if key in pairs.SCORES],
         parts={
             part: {
                 "tables": [(kind, rows) for of, kind, rows in _tables(study) if of == part],
                 "pictures": [page.embed(picture) for picture in pictures if picture.part == part],
                 "classes": _class_rows(study, part),
+                "differences": _differences(study).get(part, []),
             }
             for part in parts
         },
@@ -113,7 +156,7 @@ def _tables(study: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any
 
 def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, Any]:
     scores = arm["parts"][part][kind]["scores"]
-    published = [arm["published"].get(key) for key, _ in SCORES]
+    published = [arm["published"].get(key) for key in _PUBLISHED]
     return {
         "arm": name,
         "runs": len(scores["accuracy"]["values"]),
@@ -124,20 +167,23 @@ def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, A
     }
 
 
-def _class_rows(study: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
-    """Recall (sensitivity) and precision of each class on the images, a row for each arm."""
-    rows = []
-    for name, arm in study["arms"].items():
-        if part not in arm["parts"]:
-            continue
-        scores = arm["parts"][part]["images"]["scores"]
-        cells = {
-            (of, key): _cell(scores[f"per_class.{of}.{key}"])
-            for of in CLASSES
-            for key in ("recall", "precision")
-        }
-        rows.append({"arm": name, "cells": cells})
-    return rows
+def _class_rows(study: Mapping[str, Any], part: str) -> dict[str, list[dict[str, Any]]]:
+    """By class, `CLASS_SCORES` on the images, a row for each arm."""
+    measured = {
+        name: arm["parts"][part]["images"]["scores"]
+        for name, arm in study["arms"].items()
+        if part in arm["parts"]
+    }
+    return {
+        of: [
+            {
+                "arm": name,
+                "cells": [_cell(scores[f"per_class.{of}.{key}"]) for key, _ in CLASS_SCORES],
+            }
+            for name, scores in measured.items()
+        ]
+        for of in CLASSES
+    }
 
 
 def _cell(score: Mapping[str, Any]) -> dict[str, str]:
@@ -149,6 +195,34 @@ def _cell(score: Mapping[str, Any]) -> dict[str, str]:
         "value": f"{100 * score['mean']:.1f}{spread}",
         "range": f"({100 * score['low']:.1f}–{100 * score['high']:.1f})",
     }
+
+
+def _differences(study: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """By part, a table row for each pair of arms."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for pair in study["pairs"]:
+        test = pair["mcnemar"]
+        row = {
+            "first": pair["first"],
+            "second": pair["second"],
+            "seeds": len(pair["seeds"]),
+            "cells": [_points(pair["difference"][key]) for key in pairs.SCORES],
+            "votes": f"{test['first']} : {test['second']}",
+            "p": "< 0.001" if test["p"] < 0.001 else f"{test['p']:.3f}",
+        }
+        tables.setdefault(pair["part"], []).append(row)
+    return tables
+
+
+def _points(difference: Mapping[str, Any]) -> dict[str, str]:
+    """'+3.2 ± 1.1' and '(−1.0 to +7.1)', in percentage points; † where there was no spread."""
+    if difference["mean"] is None:
+        return {"value": "not defined", "range": ""}
+    mean, low, high = (
+        f"{100 * difference[end]:+.1f}".replace("-", "−") for end in ("mean", "low", "high")
+    )
+    spread = "" if difference["sd"] is None else f" ± {100 * difference['sd']:.1f}"
+    return {"value": mean + spread, "range": f"({low} to {high})" + " †" * difference["exact"]}
 
 
 def _failed(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
