@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxbusi import atomic
 from jaxbusi.data import busi
 from jaxbusi.data.duplicates import group_fingerprints
 from jaxbusi.data.fingerprints import read_fingerprints
 from jaxbusi.data.grouping import Groups
 from jaxbusi.data.splits import EXTERNAL_PREFIX
 from jaxbusi.errors import UserError, fail
-from jaxbusi.evaluation import atomic
 from jaxbusi.evaluation.audit_page import write_page
 from jaxbusi.evaluation.findings import Folder, assemble
 

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from jaxbusi import atomic
 from jaxbusi import workdir as workdirs
+from jaxbusi.data import busi, splits
 from jaxbusi.errors import Stopped, UserError
-from jaxbusi.evaluation import atomic, comparison, pairs, study_figures, study_report
+from jaxbusi.evaluation import comparison, pairs, study_figures, study_report
 from jaxbusi.evaluation.intervals import LEVEL, RESAMPLES
 from jaxbusi.evaluation.predictions import PARTS, Predictions
 from jaxbusi.logs import read_history
 from jaxbusi.plan import Plan, PlannedRun
 from jaxbusi.settings import jsonable
-from jaxbusi.train import train_and_evaluate
+from jaxbusi.train import build_model, train_and_evaluate
 
 FAILURE = "failure.txt"
 """Why the run in this folder failed when it was tried last."""
@@ -43,18 +46,21 @@ def run_study(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     """
     workdir = Path(workdir)
     plan = Plan.from_config(config, workdir)
-    for run in plan.runs:
-        if (run.workdir / "config.json").exists():
-            workdirs.check_settings(run.workdir, run.settings)
+    _check_before(plan)
     for number, run in enumerate(plan.runs, 1):
-        what = f"run {number} of {len(plan.runs)}: {run.arm}, seed {run.seed}"
+        what = f"run {number} of {len(plan.runs)}: {run.name}"
         if _finished(run):
             logging.info("%s: finished before", what)
             continue
         logging.info("%s", what)
         _make(run)
-        if any(_finished(other) for other in plan.runs):
-            write_comparison(plan, config, workdir)
+        finished = [other for other in plan.runs if _finished(other)]
+        if finished:
+            _check_alike(finished)
+            try:
+                write_comparison(plan, config, workdir)
+            except Exception:  # the last comparison, after all runs, does not pass over it
+                logging.exception("the comparison so far could not be written; the study goes on")
     if not any(_finished(run) for run in plan.runs):
         raise UserError(
             f"none of the {len(plan.runs)} runs finished; the first failed with: "
@@ -74,16 +80,22 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     Returns:
       The content of study.json:
 
-      * arms: by name, {runs: a list of {seed, workdir, finished, error}, published: the scores that
-        the config quotes, parts: of `comparison.summarize_arm`, empty where no run is finished};
-      * pairs: of `pairs.compare_arms`, each arm against each other on the same images;
-      * protocol, intervals, config, command, versions, devices.
+      * arms: by name, {runs: a list of {seed, fold, workdir, finished, error}, published: scores
+        that the config quotes, parts: of `comparison.summarize_arm`, empty where no run is
+        finished};
+      * pairs: of `pairs.compare_arms`, each arm against each other;
+      * protocols: of each arm; splits: {shared_by_arms, differ_by_seed}: whether the arms of a seed
+        were tested on the same images, and each seed's on others;
+      * intervals, config, command, versions, devices.
+
+      With folds, out_of_fold_<arm>_seed<seed>.csv holds a row for every image of the set.
     """
     arms: dict[str, dict[str, Any]] = {}
-    histories, predictions = {}, {}
+    histories: dict[str, list[list[dict[str, Any]]]] = {}
+    predictions: dict[str, dict[tuple[int, int | None], dict[str, Predictions]]] = {}
     for arm in plan.study.arms:
         runs = list(plan.of_arm(arm))
-        finished = {run.seed: _predictions(run) for run in runs if _finished(run)}
+        finished = {(run.seed, run.fold): _predictions(run) for run in runs if _finished(run)}
         predictions[arm] = finished
         histories[arm] = [read_history(run.workdir) for run in runs if _finished(run)]
         arms[arm] = {
@@ -91,16 +103,20 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
             "runs": [
                 {
                     "seed": run.seed,
+                    "fold": run.fold,
                     "workdir": run.workdir.relative_to(workdir).as_posix(),
                     "finished": _finished(run),
                     "error": _failure(run),
                 }
                 for run in runs
             ],
-            "parts": comparison.summarize_arm(finished) if finished else {},
+            "parts": comparison.summarize_arm(list(finished.values())) if finished else {},
         }
+        if plan.study.folds and jax.process_index() == 0:
+            _write_out_of_fold(workdir / f"out_of_fold_{arm}", finished)
     study = {
-        "protocol": plan.runs[0].settings.data.protocol,
+        "protocols": {run.arm: run.settings.data.protocol for run in plan.runs},
+        "splits": _splits(plan),
         "arms": arms,
         "pairs": pairs.compare_arms(predictions),
         "intervals": {
@@ -124,6 +140,52 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     return study
 
 
+def _check_before(plan: Plan) -> None:
+    """Finds before the first run what would make every run of an arm fail, or spoil the table."""
+    try:
+        plan.workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {plan.workdir} cannot be made: {error.strerror}") from error
+    for run in plan.runs:
+        if (run.workdir / "config.json").exists():
+            workdirs.check_settings(run.workdir, run.settings)
+    _check_alike([run for run in plan.runs if _finished(run)])
+    checked = {}
+    for run in plan.runs:
+        settings = run.settings
+        build_model(settings.model, settings.compute_dtype)
+        for branch, path in settings.to_json()["weights"].items():
+            if path and not Path(path).exists():
+                raise UserError(f"config.weights.{branch}={path} does not exist; arm {run.arm}")
+        data = settings.data
+        if (data.root, data.external) not in checked and not (data.phantoms and not data.root):
+            checked[data.root, data.external] = busi.read_records(data.root)
+            if data.external:
+                busi.read_records(data.external, require_all=False, key="config.data.external")
+
+
+def _check_alike(finished: list[PlannedRun]) -> None:
+    """Refuses to compare runs on different images, or runs of an arm from different weights."""
+    images: dict[str, tuple[str, PlannedRun]] = {}
+    origins: dict[tuple[str, str], tuple[Any, PlannedRun]] = {}
+    for run in finished:
+        for row in splits.read_rows(run.workdir / "split.csv"):
+            digest, other = images.setdefault(row.image, (row.sha256, run))
+            if digest != row.sha256:
+                raise UserError(
+                    f"{row.image!r} is another image in {run.workdir} than in {other.workdir}; "
+                    "study each set in a --workdir of its own"
+                )
+        for branch, origin in workdirs.read_origins(run.workdir).items():
+            now = (origin.sha256, origin.mean, origin.std)
+            before, other = origins.setdefault((run.arm, branch), (now, run))
+            if before != now:
+                raise UserError(
+                    f"config.weights.{branch} was another file in {run.workdir} than in "
+                    f"{other.workdir}; study each file in a --workdir of its own"
+                )
+
+
 def _make(run: PlannedRun) -> None:
     """Makes one run; if it fails, says why in its folder."""
     failure = run.workdir / FAILURE
@@ -133,8 +195,11 @@ def _make(run: PlannedRun) -> None:
     except Stopped:
         raise
     except Exception as error:  # whatever it is, the other runs may be sound
-        logging.exception("%s failed; the study goes on", run.workdir)
-        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        known = isinstance(error, UserError)
+        why = str(error) if known else f"{type(error).__name__}: {error}"
+        logging.error(
+            "%s failed, the study goes on: %s", run.workdir, why, exc_info=None if known else error
+        )
         text = f"{' '.join(why.split())}\n\n{traceback.format_exc()}"
         atomic.write_bytes(failure, text.encode("utf-8", "replace"))
     finally:
@@ -156,9 +221,52 @@ def _failure(run: PlannedRun) -> str | None:
 
 
 def _predictions(run: PlannedRun) -> dict[str, Predictions]:
-    """The predictions of a finished run, by part."""
-    found = {
-        path.stem.removeprefix("predictions_"): path
-        for path in run.workdir.glob("predictions_*.csv")
+    """The predictions of a finished run, by part, near-copies in units.
+
+    Raises:
+      UserError: a file of them is missing or lacks rows.
+    """
+    units = splits.units(splits.read_rows(run.workdir / "split.csv"))
+    results = json.loads((run.workdir / "results.json").read_text())
+    found = {}
+    for part in PARTS:
+        if part not in results["parts"]:
+            continue
+        path = run.workdir / f"predictions_{part}.csv"
+        found[part] = Predictions.read_csv(path).in_units(units)
+        count = results["parts"][part]["copies"]["count"]
+        if len(found[part]) != count:
+            raise UserError(
+                f"{path} holds {len(found[part])} of {count} rows; python -m jaxbusi.main "
+                f"--mode=evaluate --workdir {run.workdir} writes it anew"
+            )
+    return found
+
+
+def _write_out_of_fold(
+    stem: Path, finished: Mapping[tuple[int, int | None], Mapping[str, Predictions]]
+) -> None:
+    """One file for each seed: every image's prediction by the run that did not train on it."""
+    for seed in dict.fromkeys(seed for seed, _ in finished):
+        folds = [parts["test"].originals() for (of, _), parts in finished.items() if of == seed]
+        Predictions(
+            [name for fold in folds for name in fold.image],
+            np.concatenate([fold.copy for fold in folds]),
+            np.concatenate([fold.label for fold in folds]),
+            np.concatenate([fold.probabilities for fold in folds]),
+        ).write_csv(stem.with_name(f"{stem.name}_seed{seed}.csv"))
+
+
+def _splits(plan: Plan) -> dict[str, bool]:
+    """Whether each seed's runs were tested on other images, and the arms of a seed on the same."""
+    tested: dict[tuple[int, int | None], set[frozenset[str]]] = {}
+    for run in plan.runs:
+        if _finished(run):
+            rows = splits.read_rows(run.workdir / "split.csv")
+            test = frozenset(row.image for row in rows if row.part == "test")
+            tested.setdefault((run.seed, run.fold), set()).add(test)
+    every = [test for tests in tested.values() for test in tests]
+    return {
+        "shared_by_arms": all(len(tests) == 1 for tests in tested.values()),
+        "differ_by_seed": len(set(every)) > 1 or len(tested) < 2,
     }
-    return {part: Predictions.read_csv(found[part]) for part in PARTS if part in found}

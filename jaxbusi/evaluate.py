@@ -115,9 +115,15 @@ def write_evidence(
     Returns:
       The content of results.json.
     """
-    predictions = {name: predictions[name] for name in PARTS if name in predictions}
+    # Near-copies are hardly new evidence: they move together in the intervals.
+    units = splits.units(parts.rows)
+    predictions = {name: predictions[name].in_units(units) for name in PARTS if name in predictions}
     numbers = results.assemble(
-        predictions, protocol=settings.data.protocol, checkpoint=checkpoint, seed=settings.seed
+        predictions,
+        protocol=settings.data.protocol,
+        checkpoint=checkpoint,
+        leakage=splits.leakage(parts.rows),
+        seed=settings.seed,
     )
     if jax.process_index() > 0:
         return numbers

@@ -17,9 +17,9 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from jaxbusi import atomic
 from jaxbusi.data import pipeline
 from jaxbusi.data.parts import Part, PartSet
-from jaxbusi.evaluation import atomic
 from jaxbusi.logs import progress_bar
 from jaxbusi.settings import Settings
 from jaxbusi.state import Tree, batch_sharding, replicated

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from ml_collections import ConfigDict
+
 from jaxbusi.errors import UserError
 from jaxbusi.settings import Range, Settings, build
 
@@ -45,6 +47,12 @@ class PlannedRun:
     settings: Settings
     workdir: Path
 
+    @property
+    def name(self) -> str:
+        """In words, for the log."""
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"{self.arm}, seed {self.seed}{fold}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -55,10 +63,12 @@ class Plan:
 
     Attributes:
       study: `config.study`.
+      workdir: of the study.
       runs: arms × seeds, or arms × folds × seeds.
     """
 
     study: StudySettings
+    workdir: Path
     runs: tuple[PlannedRun, ...]
 
     @classmethod
@@ -92,7 +102,7 @@ class Plan:
             for fold in (range(study.folds) if study.folds else [None])
             for arm in study.arms
         )
-        return cls(study, runs)
+        return cls(study, workdir, runs)
 
     def of_arm(self, arm: str) -> Iterator[PlannedRun]:
         """The runs of one arm."""
@@ -109,13 +119,26 @@ def _check_names(study: StudySettings) -> None:
                 f"config.study.arms: {arm!r} becomes the name of a folder; use letters, digits "
                 "and . _ + - only"
             )
-    for arm, row in study.published.items():
-        unknown = set(row) - set(SCORES)
-        if unknown:
+        if not hasattr(study.changes[arm], "items"):
+            raise UserError(f"config.study.changes.{arm} must hold settings by name, as a config")
+        if "seed" in study.changes[arm]:
             raise UserError(
-                f"config.study.published.{arm} holds {', '.join(sorted(unknown))}; it may hold "
-                f"{', '.join(SCORES)}"
+                f"config.study.changes.{arm}.seed would be lost: config.study.seeds has the seeds"
             )
+    for arm, row in study.published.items():
+        _check_published(study, arm, row)
+
+
+def _check_published(study: StudySettings, arm: str, row: Any) -> None:
+    key = f"config.study.published.{arm}"
+    if arm not in study.changes:
+        raise UserError(f"{key} is of no arm; config.study.changes has {sorted(study.changes)}")
+    if not hasattr(row, "items") or set(row) - set(SCORES):
+        found = ", ".join(sorted(set(row) - set(SCORES))) if hasattr(row, "items") else repr(row)
+        raise UserError(f"{key} holds {found}; it may hold {', '.join(SCORES)}")
+    for score, value in row.items():
+        if not isinstance(value, float) or not 0 <= value <= 1:
+            raise UserError(f"{key}.{score}={value!r} must be a share, as 0.932 for 93.2 %")
 
 
 def _settings(
@@ -126,10 +149,13 @@ def _settings(
     if fold is not None:
         config = _merge(config, {"data": {"folds": study.folds, "fold": fold}})
     # The files are named once for all arms; an arm takes those of the branches that it has.
-    branches = config["model"]["branches"]
-    config["weights"] = {
-        name: path if name in branches else "" for name, path in config["weights"].items()
-    }
+    # What is no mapping or list here is refused by name below.
+    model = config.get("model")
+    branches = model.get("branches") if isinstance(model, Mapping | ConfigDict) else None
+    if isinstance(branches, tuple | list) and hasattr(config.get("weights"), "items"):
+        config["weights"] = {
+            name: path if name in branches else "" for name, path in config["weights"].items()
+        }
     try:
         return Settings.from_config(config)
     except UserError as error:

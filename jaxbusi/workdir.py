@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 
-from jaxbusi import __version__
+from jaxbusi import __version__, atomic
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import atomic
 from jaxbusi.settings import Settings, differences
 from jaxbusi.weights.load import Origin
 

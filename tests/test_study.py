@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,8 @@ def test_the_pages(finished):
     table = (folder / "study.md").read_text()
     assert f"| fast | 2 | {100 * mean:.1f} ±" in table
     assert table.count("| slow | 2 |") == 3
+    assert table.count("93.2 / – / 92.6") == 1  # the paper's are on copies alone
+    assert table.startswith("Protocol: paper. 4 of 4 runs are finished.\n")
 
 
 @pytest.mark.usefixtures("tiny_model")
@@ -190,6 +193,7 @@ def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkey
     [run] = study["arms"]["slow"]["runs"]
     assert run == {
         "seed": 0,
+        "fold": None,
         "workdir": "slow/seed0",
         "finished": False,
         "error": "RuntimeError: out of <b>memory</b> at step 3",
@@ -209,10 +213,109 @@ def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkey
     assert not (tmp_path / "slow/seed0/failure.txt").exists()
 
 
-def test_a_study_of_which_nothing_finished(tmp_path):
-    with pytest.raises(UserError, match=r"none of the 4 runs finished.*/nowhere"):
-        run_study(make_study("/nowhere"), tmp_path)
+def test_a_study_of_which_nothing_finished(tmp_path, phantoms, monkeypatch):
+    def failing(*_):
+        raise UserError("no luck")
+
+    monkeypatch.setattr(campaign, "train_and_evaluate", failing)
+    with pytest.raises(UserError, match=r"none of the 4 runs finished; .* with: no luck"):
+        run_study(make_study(phantoms), tmp_path)
     assert not (tmp_path / "study.json").exists()
+
+
+def test_what_would_make_every_run_fail_is_found_before_the_first(tmp_path, phantoms, monkeypatch):
+    monkeypatch.setattr(campaign, "train_and_evaluate", lambda *_: pytest.fail("a run was made"))
+    cases = (
+        (make_study("/nowhere"), r"config\.data\.root.*/nowhere"),
+        (make_study(phantoms, **{"data.external": "/other"}), r"config\.data\.external.*/other"),
+        (
+            make_study(phantoms, **{"weights.vit": "/vit.pth"}),
+            r"weights\.vit=/vit\.pth does not",
+        ),
+        (make_study(phantoms, **{"model.vit": "B17"}), r"config\.model\.vit has no 'B17'"),
+    )
+    for config, message in cases:
+        with pytest.raises(UserError, match=message):
+            run_study(config, tmp_path / "study")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--workdir .*file cannot be made"):
+        run_study(make_study(phantoms), tmp_path / "file")
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_runs_on_other_images_are_not_compared(tmp_path, phantoms):
+    one = {"study.arms": ("slow",)}
+    run_study(make_study(phantoms, seeds=(0,), **one), tmp_path)
+    other = tmp_path / "other"
+    for path in phantoms.rglob("*.png"):
+        target = other / path.relative_to(phantoms)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    victim = other / "benign" / "benign (3).png"
+    victim.write_bytes((phantoms / "benign" / "benign (4).png").read_bytes())
+    with pytest.raises(UserError, match=r"'benign/benign \(3\)\.png' is another image in .*seed1"):
+        run_study(make_study(other, seeds=(0, 1), **one), tmp_path)
+
+
+def test_predictions_that_lack_rows_are_not_summed(finished, tmp_path):
+    folder, _ = finished
+    copy = tmp_path / "study"
+    shutil.copytree(folder, copy)
+    path = copy / "slow" / "seed1" / "predictions_test.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:7]))
+    config = json.loads((copy / "study.json").read_text())["config"]
+    with pytest.raises(UserError, match=r"predictions_test\.csv holds 6 of 12 rows; .*=evaluate"):
+        run_study(config, copy)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_folds_test_every_image_once(tmp_path, phantoms):
+    config = make_study(
+        phantoms, seeds=(0,), **{"study.arms": ("fast",), "study.folds": 3, "data.copies": 1}
+    )
+    study = run_study(config, tmp_path)
+    runs = study["arms"]["fast"]["runs"]
+    assert [run["fold"] for run in runs] == [0, 1, 2]
+    assert [run["workdir"] for run in runs] == [f"fast/seed0_fold{fold}" for fold in range(3)]
+    summary = study["arms"]["fast"]["parts"]["test"]["images"]
+    assert np.sum(summary["confusion"]) == 30
+    assert len(summary["scores"]["accuracy"]["values"]) == 3
+    rows = Predictions.read_csv(tmp_path / "out_of_fold_fast_seed0.csv")
+    assert sorted(rows.image) == sorted(
+        path.relative_to(phantoms).as_posix() for path in phantoms.glob("*/*).png")
+    )
+    hits = np.trace(np.array(summary["confusion"]))
+    assert (rows.predicted == rows.label).sum() == hits
+    page = Page((tmp_path / "study.html").read_text())
+    assert "Each of the 3 folds is tested on once a seed" in page.text
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_protocols_side_by_side(tmp_path, phantoms):
+    config = make_study(phantoms, seeds=(0,), **{"data.copies": 3})
+    with config.unlocked():
+        config.study.arms = ("leaky", "clean")
+        config.study.changes = {arm: {"data": {"protocol": arm}} for arm in config.study.arms}
+        config.study.published = {}
+    study = run_study(config, tmp_path)
+    assert study["protocols"] == {"leaky": "leaky", "clean": "clean"}
+    [pair] = [pair for pair in study["pairs"] if pair["part"] == "test"]
+    assert (pair["splits"], pair["mcnemar"]) == (0, None)
+    means = [
+        study["arms"][arm]["parts"]["test"]["images"]["scores"]["accuracy"]["mean"]
+        for arm in ("leaky", "clean")
+    ]
+    gap = pair["difference"]["accuracy"]
+    assert gap["mean"] == pytest.approx(means[0] - means[1])
+    assert gap["low"] <= gap["mean"] <= gap["high"]
+    page = Page((tmp_path / "study.html").read_text())
+    assert "leaky of leaky, clean of clean" in page.text
+    assert "leaky − clean" in (tmp_path / "study.md").read_text()
+    results = json.loads((tmp_path / "leaky/seed0/results.json").read_text())
+    leaked = results["leakage"]["test"]
+    assert leaked["near_copy_in_training"] > 0.8 * leaked["images"]
+    report = Page((tmp_path / "leaky/seed0/report.html").read_text())
+    assert f"{leaked['near_copy_in_training']} of {leaked['images']} test images" in report.text
 
 
 def run(*arguments):
@@ -279,10 +382,28 @@ def test_names_that_make_no_folder_and_scores_that_are_none(tmp_path):
     config["study"]["published"] = {"fast": {"kappa": 1}}
     with pytest.raises(UserError, match=r"published\.fast holds kappa"):
         Plan.from_config(config, tmp_path)
-    config = make_study("set").to_dict()
-    config["study"]["changes"]["fast"] = {"optim": {"rate": 1}}
-    with pytest.raises(UserError, match=r"arm fast: unknown setting config\.optim\.rate"):
-        Plan.from_config(config, tmp_path)
+    for change, message in (
+        ({"optim": {"rate": 1}}, r"arm fast: unknown setting config\.optim\.rate"),
+        ({"model": 3}, r"arm fast: config\.model is 3; it must hold settings"),
+        ({"model": {"branches": None}}, r"arm fast: config\.model\.branches=None must be"),
+        ({"weights": "a"}, r"arm fast: config\.weights is 'a'"),
+        ({"seed": 3}, r"config\.study\.changes\.fast\.seed would be lost"),
+        (3, r"config\.study\.changes\.fast must hold settings by name"),
+    ):
+        config = make_study("set").to_dict()
+        config["study"]["changes"]["fast"] = change
+        with pytest.raises(UserError, match=message):
+            Plan.from_config(config, tmp_path)
+    for published, message in (
+        ({"fast": 0.9}, r"published\.fast holds 0\.9; it may hold"),
+        ({"fast": {"accuracy": "93 %"}}, r"published\.fast\.accuracy='93 %' must be a share"),
+        ({"fast": {"accuracy": 93.2}}, r"published\.fast\.accuracy=93\.2 must be a share"),
+        ({"quick": {"accuracy": 0.9}}, r"published\.quick is of no arm"),
+    ):
+        config = make_study("set").to_dict()
+        config["study"]["published"] = published
+        with pytest.raises(UserError, match=message):
+            Plan.from_config(config, tmp_path)
 
 
 @pytest.mark.parametrize("config", [table4, table4_dinov2])

@@ -70,6 +70,11 @@ def first_copies(rows: Iterable[SplitRow]) -> list[int]:
     return first
 
 
+def units(rows: Iterable[SplitRow]) -> dict[str, str]:
+    """The unit of each image that is in a group; an image on its own is one by itself."""
+    return {row.image: f"group {row.group}" for row in rows if row.group}
+
+
 def leakage(rows: Sequence[SplitRow]) -> dict[str, tuple[int, int]]:
     """Counts the images that have a near-copy in the training part.
 
@@ -123,7 +128,7 @@ def read_split(
         that has another content, or that lies in another class folder.
     """
     rows: dict[str, list[SplitRow]] = collections.defaultdict(list)
-    for row in _parse(Path(path)):
+    for row in read_rows(Path(path)):
         rows[row.image].append(row)
     at_hand = {record.name for record in records}
     gone = [name for name in rows if name not in at_hand]
@@ -165,7 +170,13 @@ def part_counts(rows: Iterable[SplitRow]) -> dict[str, dict[str, tuple[int, int]
     }
 
 
-def _parse(path: Path) -> list[SplitRow]:
+def read_rows(path: Path) -> list[SplitRow]:
+    """Reads split.csv as it is, without the images at hand.
+
+    Raises:
+      UserError: no such file; not these columns; a malformed line (with its number); an image
+        listed twice in a part.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.reader(file, strict=True))

@@ -15,11 +15,11 @@ import jinja2
 import numpy as np
 from tqdm import tqdm
 
+from jaxbusi import atomic
 from jaxbusi.data.fingerprints import in_threads
 from jaxbusi.data.images import ImageError, decode_image
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import atomic
 
 MOST_GROUPS = 400
 """Groups shown; a page with more is slow to open, and nobody reads it to the end."""

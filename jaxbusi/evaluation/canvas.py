@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from jaxbusi.evaluation import atomic
+from jaxbusi import atomic
 
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 200,

@@ -10,8 +10,8 @@ from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.evaluation.results import as_json, finite, kinds_of_rows
 
 METHOD = (
-    "percentile bootstrap of the mean over the runs; an image moves with its copies and through "
-    "all runs that were tested on it"
+    "percentile bootstrap of the mean over the runs; an image moves with its copies and "
+    "near-copies and through all runs that were tested on it"
 )
 
 RunParts = Mapping[str, Predictions]
@@ -19,12 +19,12 @@ RunParts = Mapping[str, Predictions]
 
 
 def summarize_arm(
-    runs: Mapping[int, RunParts], *, resamples: int = intervals.RESAMPLES, seed: int = 0
+    runs: Sequence[RunParts], *, resamples: int = intervals.RESAMPLES, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """The scores of one arm over its runs.
 
     Args:
-      runs: the finished ones, by seed; one at least.
+      runs: the finished ones, one at least.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -36,18 +36,17 @@ def summarize_arm(
         runs; `sd` is that of a sample, None for a single run; `low` and `high` are the 95 %
         interval of the mean for other images, see `intervals.bootstrap_mean`; `values` are in the
         order of `runs`;
-      * sources: independent images over all runs;
+      * sources: independent units over all runs, see `Predictions.unit`;
       * confusion: 3 lists of 3 counts, the sum over the runs.
     """
-    columns = list(runs.values())
-    parts = [name for name in columns[0] if all(name in run for run in columns)]
+    parts = [name for name in runs[0] if all(name in run for run in runs)]
     return {
         part: {
             kind: _summarize([rows[kind] for rows in kinds], resamples=resamples, seed=seed)
             for kind in ("images", "copies", "tta")
         }
         for part in parts
-        for kinds in [[kinds_of_rows(run[part]) for run in columns]]
+        for kinds in [[kinds_of_rows(run[part]) for run in runs]]
     }
 
 
@@ -56,7 +55,7 @@ def _summarize(runs: Sequence[Predictions], *, resamples: int, seed: int) -> dic
     values = [metrics.scores(run) for run in runs]
     confusion = np.sum([metrics.confusion(run) for run in runs], axis=0)
     return {
-        "sources": len({name for run in runs for name in run.image}),
+        "sources": len({name for run in runs for name in run.unit}),
         "confusion": confusion.tolist(),
         "scores": {
             key: summed(interval, [run[key] for run in values]) for key, interval in scored.items()

@@ -1,8 +1,8 @@
 """95 % intervals by bootstrap over independent units, not over rows.
 
-Augmented copies of one image are not new evidence: the unit that is drawn anew is the source image
-with all its copies (a *cluster*; any coarser grouping can be handed over instead). Treating copies
-as independent would narrow the intervals by up to the square root of their number.
+Augmented copies of one image are not new evidence, and near-copies hardly are: the unit that is
+drawn anew is the group of near-copies, or the image, with all its copies (a *cluster*). Treating
+copies as independent would narrow the intervals by up to the square root of their number.
 
 Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13), stratified by class: a resample draws
 as many clusters of each class as there are. The parts are split class by class, so that their class
@@ -88,14 +88,14 @@ def bootstrap_mean(
 ) -> dict[str, Interval]:
     """Means over runs of every score of `metrics.scores`, with their intervals.
 
-    The runs may have been tested on overlapping images: an image moves with all its predictions.
+    The runs may have been tested on overlapping images: a unit moves with all its predictions.
     The interval covers which images the runs were tested on, and not what another training run
     would have given.
 
     Args:
       runs: predictions, N rows in all.
       clusters: int[N], run after run; rows with the same number are drawn together, across runs
-        too; the source images by name by default.
+        too; the units by name by default.
       resamples: number of resamples, R. One that leaves a run without a class is left out.
       seed: the same seed gives the same intervals.
 
@@ -103,7 +103,7 @@ def bootstrap_mean(
       As `bootstrap`.
     """
     if clusters is None:
-        clusters = np.array([name for run in runs for name in run.image], dtype=object)
+        clusters = np.array([name for run in runs for name in run.unit], dtype=object)
     clusters = np.unique(clusters, return_inverse=True)[1]
     label = np.concatenate([run.label for run in runs])
     ends = np.cumsum([len(run) for run in runs])[:-1]
@@ -151,12 +151,18 @@ def percentile(
     Args:
       value: of the rows as they are; NaN where it is not defined.
       values: float64[R], the same on each resample; NaN where it is not defined there.
-      fallback: ends that take over where the resamples all agree, as exact ones.
+      fallback: ends that take over where the resamples all agree, or most are not defined, as exact
+        ones.
     """
     if np.isnan(value):
         return Interval(float(value), np.nan, np.nan)
-    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    replaced = fallback is not None and bool(np.isclose(low, high, rtol=0, atol=1e-12))
+    defined = values[~np.isnan(values)]
+    # Where most resamples leave a class out, those that do not are a biased choice.
+    few = 2 * len(defined) < len(values)
+    low, high = np.quantile(
+        defined if len(defined) else [value], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    )
+    replaced = fallback is not None and bool(few or np.isclose(low, high, rtol=0, atol=1e-12))
     if fallback is not None and replaced:
         low, high = fallback
     return Interval(float(value), float(min(low, value)), float(max(high, value)), replaced)

@@ -14,8 +14,8 @@ from typing import Any
 
 import jinja2
 
+from jaxbusi import atomic
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import atomic
 from jaxbusi.evaluation.canvas import Picture
 
 PERCENT = "\N{NO-BREAK SPACE}%"

@@ -38,7 +38,7 @@ METHOD = (
 
 
 def compare_arms(
-    arms: Mapping[str, Mapping[int, Mapping[str, Predictions]]],
+    arms: Mapping[str, Mapping[Any, Mapping[str, Predictions]]],
     *,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
@@ -46,13 +46,15 @@ def compare_arms(
     """Every pair of arms on every part, on the images themselves.
 
     Args:
-      arms: {arm: {seed: {part: predictions}}}, of the finished runs.
+      arms: {arm: {split: {part: predictions}}}, of the finished runs; a split is a seed, or a seed
+        and a fold.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
     Returns:
-      A list of {first, second, part, seeds, ...}, the rest of `compare`. `seeds` are those in which
-      both arms answered for the same images; pairs without any are left out.
+      A list of {first, second, part, splits, ...}, the rest of `compare`. `splits` counts those in
+      which both arms answered for the same images; where there are none, as between protocols that
+      divide the images differently, it is 0 and the rest is of `gap`.
     """
     found = []
     parts = [part for runs in arms.values() for run in runs.values() for part in run]
@@ -67,16 +69,22 @@ def compare_arms(
         aligned = {number: _aligned(*rows) for number, rows in both.items()}
         shared = {number: rows for number, rows in aligned.items() if rows}
         if shared:
-            ones, others = zip(*shared.values(), strict=True)
-            found.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "part": part,
-                    "seeds": list(shared),
-                    **compare(ones, others, resamples=resamples, seed=seed),
-                }
+            content = compare(
+                [one for one, _ in shared.values()],
+                [other for _, other in shared.values()],
+                resamples=resamples,
+                seed=seed,
             )
+        else:
+            ones, others = (
+                [run[part].originals() for run in arms[arm].values() if part in run]
+                for arm in (first, second)
+            )
+            if not ones or not others:
+                continue
+            content = gap(ones, others, resamples=resamples, seed=seed)
+        names = {"first": first, "second": second, "part": part, "splits": len(shared)}
+        found.append({**names, **content})
     return found
 
 
@@ -86,6 +94,57 @@ def _aligned(one: Predictions, other: Predictions) -> tuple[Predictions, Predict
     one, other = (rows.take(order) for rows, order in zip((one, other), orders, strict=True))
     same = one.image == other.image and np.array_equal(one.label, other.label)
     return (one, other) if same else None
+
+
+def gap(
+    ones: Sequence[Predictions],
+    others: Sequence[Predictions],
+    *,
+    resamples: int = intervals.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The mean of one arm minus that of another that was tested on other images.
+
+    Args:
+      ones: of the first arm, one for each run; a row is one image.
+      others: of the second; a unit that both were tested on moves in both.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+
+    Returns:
+      As `compare`, where `mcnemar` and each `sd` are None and `values` and `per_seed` empty, as
+      nothing is paired.
+    """
+    runs = [*ones, *others]
+    clusters = np.unique(
+        np.array([name for run in runs for name in run.unit], dtype=object), return_inverse=True
+    )[1]
+    label = np.concatenate([run.label for run in runs])
+    starts = np.cumsum([len(run) for run in runs])[:-1]
+
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = list(map(metrics.weighted_answers, runs, np.split(weights, starts, axis=1)))
+        first, second = found[: len(ones)], found[len(ones) :]
+        return {
+            key: np.mean([run[key] for run in first], axis=0)
+            - np.mean([run[key] for run in second], axis=0)
+            for key in SCORES
+        }
+
+    drawn = intervals.resampled(label, clusters, difference, resamples=resamples, seed=seed)
+    plain = difference(np.ones((1, len(label))))
+    return {
+        "sources": int(clusters.max()) + 1,
+        "difference": {
+            key: {
+                **summed(intervals.percentile(float(plain[key][0]), drawn[key]), []),
+                "exact": False,
+            }
+            for key in SCORES
+        },
+        "mcnemar": None,
+        "per_seed": [],
+    }
 
 
 def compare(
@@ -101,8 +160,8 @@ def compare(
     Args:
       ones: of the first arm, one for each seed; a row is one image.
       others: of the second, the same images in the same order.
-      clusters: int[N], seed after seed; rows with the same number are drawn together; the source
-        images by name by default.
+      clusters: int[N], seed after seed; rows with the same number are drawn together; the
+        units by name by default.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -113,7 +172,7 @@ def compare(
       one seed's images.
     """
     if clusters is None:
-        clusters = np.array([name for run in ones for name in run.image], dtype=object)
+        clusters = np.array([name for run in ones for name in run.unit], dtype=object)
     clusters = np.unique(clusters, return_inverse=True)[1]
     label = np.concatenate([run.label for run in ones])
     starts = np.cumsum([len(run) for run in ones])[:-1]

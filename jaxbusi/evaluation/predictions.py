@@ -3,14 +3,15 @@
 import csv
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import atomic
 
 COLUMNS = ("image", "copy", "label", *CLASSES)
 """Header of the file; `label` holds the class name, the last columns its probability."""
@@ -30,6 +31,8 @@ class Predictions:
       copy: int64[N]; 0 is the image itself, 1.. are its augmented copies.
       label: int64[N], the true class as an index into `CLASSES`.
       probabilities: float64[N, 3] in 0..1, rows summing to 1, in the order of `CLASSES`.
+      unit: names of what is independent of each other, N strings: of the group of near-copies that
+        an image is in, or of the image, which is the default.
 
     Raises:
       UserError: there are no rows; a probability is not a number or out of range; an image and
@@ -42,13 +45,16 @@ class Predictions:
     copy: np.ndarray
     label: np.ndarray
     probabilities: np.ndarray
+    unit: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if not self.unit:
+            object.__setattr__(self, "unit", list(self.image))
         for name, dtype in (("copy", np.int64), ("label", np.int64), ("probabilities", np.float64)):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
         count = len(self.image)
         shapes = (self.copy.shape, self.label.shape, self.probabilities.shape)
-        if shapes != ((count,), (count,), (count, len(CLASSES))):
+        if shapes != ((count,), (count,), (count, len(CLASSES))) or len(self.unit) != count:
             raise ValueError(f"{count} images do not fit copy, label, probabilities of {shapes}")
         if count == 0:
             raise UserError("no predictions to evaluate: the part holds no readable image")
@@ -92,8 +98,12 @@ class Predictions:
 
     @property
     def source(self) -> np.ndarray:
-        """int64[N], 0..S-1: rows with the same number come from the same image."""
-        return np.unique(np.array(self.image, dtype=object), return_inverse=True)[1]
+        """int64[N], 0..S-1: rows with the same number are of the same unit."""
+        return np.unique(np.array(self.unit, dtype=object), return_inverse=True)[1]
+
+    def in_units(self, units: Mapping[str, str]) -> Self:
+        """The same rows, each of the unit that its image has; an image without one is its own."""
+        return dataclasses.replace(self, unit=[units.get(name, name) for name in self.image])
 
     def originals(self) -> Self:
         """The rows of the images themselves (copy 0).
@@ -112,6 +122,7 @@ class Predictions:
         return dataclasses.replace(
             self,
             image=[self.image[row] for row in rows],
+            unit=[self.unit[row] for row in rows],
             copy=self.copy[rows],
             label=self.label[rows],
             probabilities=self.probabilities[rows],
@@ -132,6 +143,7 @@ class Predictions:
         return dataclasses.replace(
             self,
             image=[self.image[row] for row in first[order]],
+            unit=[self.unit[row] for row in first[order]],
             copy=np.zeros(len(first), np.int64),
             label=self.label[first[order]],
             probabilities=means[order],

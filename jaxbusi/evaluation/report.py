@@ -23,6 +23,12 @@ _PARTS = {
 }
 
 _PROTOCOLS = {
+    "clean": "Images of a group, near-copies or one patient's, are kept in one part; groups whose "
+    "images carry two labels are left out. Training images are expanded into randomly altered "
+    "copies; what is evaluated are the images alone.",
+    "leaky": "Every image is first expanded into randomly altered copies, and the copies are then "
+    "divided, so that nearly every image is trained on and tested on. This is a mistake, made here "
+    "on purpose to measure what it is worth; these scores say nothing about new images.",
     "paper": "Every class is divided image by image, at random or as a given split.csv says; then "
     "each image of either part is expanded into the same number of randomly altered copies. "
     "Where it is evaluated, copy 0 is the image itself. Scores are given on the images themselves, "

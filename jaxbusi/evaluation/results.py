@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import (
-    atomic,
     calibration,
     intervals,
     metrics,
@@ -29,7 +29,7 @@ def summarize(
       {'images': {...}, 'copies': {...}, 'tta': {...}}, the last of test-time augmentation: an image
       gets the mean of the probabilities of its copies. Each with
 
-      * count, sources: rows, and the independent source images among them;
+      * count, sources: rows, and the independent units among them, see `Predictions.unit`;
       * accuracy, precision, recall, specificity, f1, auc: {value, low, high}, macro averages but
         for the first;
       * per_class: {class: {precision, recall, ..., auc: {value, low, high}, support: rows}};
@@ -113,6 +113,7 @@ def assemble(
     *,
     protocol: str,
     checkpoint: Mapping[str, Any],
+    leakage: Mapping[str, tuple[int, int]],
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -122,12 +123,14 @@ def assemble(
       predictions: by part, the headline part first (it leads the report).
       protocol: how the parts were made, as config.data.protocol names it.
       checkpoint: which one was evaluated: step, epoch, how it was chosen; JSON values.
+      leakage: of `splits.leakage`.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
     Returns:
       protocol, checkpoint, classes, intervals, and
 
+      * leakage: {part: {near_copy_in_training: images that have one, images: all of the part}};
       * calibration: {temperature, fitted_on: 'validation', images: how many it was fitted on,
         at_edge: the fit ran into `calibration.TEMPERATURES`}; all None without a validation part,
         as nothing may be fitted on what is judged. The probabilities that are written, and all
@@ -139,11 +142,15 @@ def assemble(
         "protocol": protocol,
         "checkpoint": dict(checkpoint),
         "classes": list(CLASSES),
+        "leakage": {
+            part: {"near_copy_in_training": leaked, "images": images}
+            for part, (leaked, images) in leakage.items()
+        },
         "calibration": fitted,
         "intervals": {
             "level": intervals.LEVEL,
-            "method": "percentile bootstrap over source images, stratified by class; "
-            "exact binomial where listed under 'exact'",
+            "method": "percentile bootstrap over images, near-copies and copies together, "
+            "stratified by class; exact binomial where listed under 'exact'",
             "resamples": resamples,
             "seed": seed,
         },

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import atomic, page, pairs
+from jaxbusi.evaluation import page, pairs
 from jaxbusi.evaluation.canvas import Picture
 
 SCORES = (
@@ -31,20 +32,25 @@ _KINDS = {
     "copies": "all augmented copies, as the paper counts; they are no new evidence",
 }
 
-_WORDS = (
-    "± is the standard deviation over the seeds, each of which draws its own split and initial "
-    "weights; in brackets the 95 % interval of the mean for other images of the same kind."
-)
-
-
 _DIFFERENCES = (
-    "First model minus second, in percentage points, on the images themselves, over the seeds that "
-    "both have; ± is the standard deviation over these seeds, in brackets the 95 % interval for "
+    "First model minus second, in percentage points, on the images themselves; ± is the standard "
+    "deviation over the runs that both have on the same images, in brackets the 95 % interval for "
     "other images of the same kind. Where it holds 0, these images do not tell the two apart. "
     "“Right alone” counts the images that one of them got right and the other wrong, each once, "
-    "for the model that got it right in more of the seeds; p is the exact McNemar test of these "
-    "two counts, not corrected for the number of pairs."
+    "for the model that got it right in more of the runs; p is the exact McNemar test of these "
+    "two counts, not corrected for the number of pairs. Two that were tested on different images "
+    "have no such pairs, and the difference is that of their means."
 )
+
+
+def _spread(study: Mapping[str, Any]) -> str:
+    """What the ± of a score is, as this study's runs were divided."""
+    varied = "split and initial weights" if study["splits"]["differ_by_seed"] else "initial weights"
+    over = "folds and seeds" if study["config"]["study"]["folds"] else "seeds"
+    return (
+        f"± is the standard deviation over the {over}, which differ in {varied}; in brackets the "
+        "95 % interval of the mean for other images of the same kind."
+    )
 
 
 def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
@@ -54,31 +60,31 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
       path: of the file.
       study: the content of study.json.
     """
-    blocks = []
+    blocks = [f"{_state(study)}\n"]
     for part, kind, rows in _tables(study):
         blocks.append(f"## {part.capitalize()} part: {_KINDS[kind]}\n")
-        blocks.append(
-            "| model | runs | " + " | ".join(f"{name} (%)" for _, name in SCORES) + " | paper |"
-        )
-        blocks.append("| --- | --- | " + "--- | " * len(SCORES) + "--- |")
+        quoted = any(row["paper"] for row in rows)
+        names = [f"{name} (%)" for _, name in SCORES] + ["paper"] * quoted
+        blocks.append(f"| model | runs | {' | '.join(names)} |")
+        blocks.append("| --- | --- |" + " --- |" * len(names))
         for row in rows:
             cells = [f"{cell['value']} {cell['range']}".strip() for cell in row["cells"]]
-            blocks.append(
-                f"| {row['arm']} | {row['runs']} | {' | '.join(cells)} | {row['paper']} |"
-            )
+            cells += [row["paper"] or "–"] * quoted
+            blocks.append(f"| {row['arm']} | {row['runs']} | {' | '.join(cells)} |")
         blocks.append("")
-    blocks.append(_WORDS + " The column “paper” quotes accuracy / precision / recall as printed.\n")
+    blocks.append(_spread(study))
+    blocks.append("The column “paper” quotes accuracy / precision / recall as printed.\n")
     for part, rows in _differences(study).items():
         blocks.append(f"## {part.capitalize()} part: differences between the models\n")
         names = [label for key, label in SCORES if key in pairs.SCORES]
         blocks.append(
-            f"| compared | seeds | {' | '.join(names)} | right alone, first : second | p |"
+            f"| compared | runs each | {' | '.join(names)} | right alone, first : second | p |"
         )
         blocks.append("| --- | --- | " + "--- | " * len(names) + "--- | --- |")
         for row in rows:
             cells = [f"{cell['value']} {cell['range']}".strip() for cell in row["cells"]]
             blocks.append(
-                f"| {row['first']} − {row['second']} | {row['seeds']} | {' | '.join(cells)} "
+                f"| {row['first']} − {row['second']} | {row['splits']} | {' | '.join(cells)} "
                 f"| {row['votes']} | {row['p']} |"
             )
         blocks.append("")
@@ -114,7 +120,8 @@ def write_page(
         kinds=_KINDS,
         scores=SCORES,
         class_scores=CLASS_SCORES,
-        words=_WORDS,
+        words=_spread(study),
+        protocol=_protocol(study),
         differences_words=_DIFFERENCES,
         differences_scores=[(key, label) for key, label in SCORES if key in pairs.SCORES],
         parts={
@@ -135,6 +142,22 @@ def write_page(
         changes=list(page.flat(study["config"]["study"]["changes"])),
         environment=list(page.flat({key: study[key] for key in ("versions", "devices")})),
     )
+
+
+def _protocol(study: Mapping[str, Any]) -> str:
+    """'paper', or which arm has which."""
+    protocols = study["protocols"]
+    if len(set(protocols.values())) == 1:
+        return next(iter(protocols.values()))
+    return ", ".join(f"{protocol} of {arm}" for arm, protocol in protocols.items())
+
+
+def _state(study: Mapping[str, Any]) -> str:
+    """A line that stands above every table: protocol, what the images are, how many runs."""
+    runs = [run for arm in study["arms"].values() for run in arm["runs"]]
+    finished = sum(run["finished"] for run in runs)
+    what = "" if study["config"]["data"]["root"] else " Synthetic images: no word about patients."
+    return f"Protocol: {_protocol(study)}. {finished} of {len(runs)} runs are finished.{what}"
 
 
 def _tables(study: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
@@ -162,7 +185,7 @@ def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, A
         "runs": len(scores["accuracy"]["values"]),
         "cells": [_cell(scores[key]) for key, _ in SCORES],
         "paper": " / ".join("–" if value is None else f"{100 * value:.1f}" for value in published)
-        if part == "test" and any(published)
+        if (part, kind) == ("test", "copies") and any(published)
         else "",
     }
 
@@ -205,10 +228,10 @@ def _differences(study: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         row = {
             "first": pair["first"],
             "second": pair["second"],
-            "seeds": len(pair["seeds"]),
+            "splits": pair["splits"] or "–",
             "cells": [_points(pair["difference"][key]) for key in pairs.SCORES],
-            "votes": f"{test['first']} : {test['second']}",
-            "p": "< 0.001" if test["p"] < 0.001 else f"{test['p']:.3f}",
+            "votes": f"{test['first']} : {test['second']}" if test else "–",
+            "p": "–" if not test else "< 0.001" if test["p"] < 0.001 else f"{test['p']:.3f}",
         }
         tables.setdefault(pair["part"], []).append(row)
     return tables

@@ -11,8 +11,8 @@ import numpy as np
 from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
+from jaxbusi import atomic
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import atomic
 from jaxbusi.models.fusion import Channels, vit_size
 from jaxbusi.models.vit import ViTSize
 from jaxbusi.weights.files import read_tensors
