@@ -77,9 +77,10 @@ def first_state(
     random = [name for name in settings.model.branches if name not in pretrained]
     if random:
         logging.warning(
-            "the weights of %s start at random; 780 images cannot train a transformer from there "
-            "to what the paper reports (config.weights starts from public weights)",
+            "the weights of %s start at random, from where a few hundred images train no network "
+            "to what the paper reports; config.weights.%s starts from public weights",
             " and ".join(random),
+            random[0],
         )
     return _with_variables(state, _merge(state.variables(), pretrained)) if pretrained else state
 

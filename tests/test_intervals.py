@@ -176,7 +176,7 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
     rng = np.random.default_rng(5)
     rows = study(rng, (20, 15, 0), (0.9, 0.6, 0.5), copies=3)
     document = results.assemble(
-        {"test": rows}, protocol="paper", checkpoint={"step": 7}, resamples=200
+        {"test": rows}, protocol="paper", checkpoint={"step": 7}, leakage={}, resamples=200
     )
     path = tmp_path / "results.json"
     results.write_results(path, document)
@@ -199,11 +199,43 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
         assert images[score].keys() == {"value", "low", "high"}
         assert images[score]["low"] <= images[score]["value"] <= images[score]["high"]
     assert document == results.assemble(
-        {"test": rows}, protocol="paper", checkpoint={"step": 7}, resamples=200
+        {"test": rows}, protocol="paper", checkpoint={"step": 7}, leakage={}, resamples=200
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
         results.write_results(path, {"loss": float("nan")})
     assert json.loads(path.read_text()) == document
+
+
+def test_near_copies_are_one_unit_of_evidence():
+    rng = np.random.default_rng(2)
+    label = np.repeat([0, 1, 2], 30)
+    predicted = np.where(rng.random(90) < 0.7, label, (label + 1) % 3)
+    once = intervals.bootstrap(make(label, sure_of(predicted)))["accuracy"]
+    # Each image as three near-copies of other names, answered alike.
+    many = make(label.repeat(3), sure_of(predicted.repeat(3)))
+    units = {name: f"group {row // 3}" for row, name in enumerate(many.image)}
+    grouped = many.in_units(units)
+    together = intervals.bootstrap(grouped)["accuracy"]
+    assert (together.low, together.high) == pytest.approx((once.low, once.high), abs=0.02)
+    alone = intervals.bootstrap(many)["accuracy"]
+    assert _width(alone) / _width(together) == pytest.approx(1 / np.sqrt(3), rel=0.15)
+    # The units stay with their rows.
+    assert grouped.take(np.array([5, 0])).unit == ["group 1", "group 0"]
+    assert set(grouped.mean_of_views().unit) == set(units.values())
+    assert results.summarize(grouped, resamples=10)["images"]["sources"] == 90
+
+
+def test_where_most_resamples_lack_a_class_the_exact_interval_stands_in():
+    """Eight runs with one image of a class each: hardly a resample has all eight."""
+    runs = [
+        Predictions(
+            [f"a{run}", f"b{run}", f"c{run}"], [0] * 3, [0, 1, 2], sure_of([0, 1, run % 2 + 1])
+        )
+        for run in range(8)
+    ]
+    found = intervals.bootstrap_mean(runs, resamples=200)
+    assert found["per_class.normal.recall"].exact
+    assert found["per_class.normal.recall"].low == pytest.approx(intervals.exact(0.5, 8)[0])
 
 
 def test_the_temperature_is_that_of_the_validation_part_and_used_on_the_others():
@@ -211,7 +243,7 @@ def test_the_temperature_is_that_of_the_validation_part_and_used_on_the_others()
     rows = study(rng, (30, 20, 10), (0.7, 0.6, 0.6), copies=2)
     other = study(rng, (9, 9, 9), (0.5, 0.5, 0.5), copies=1)
     both = {"test": rows, "validation": other}
-    arguments = {"protocol": "paper", "checkpoint": {}, "resamples": 50}
+    arguments = {"protocol": "paper", "checkpoint": {}, "leakage": {}, "resamples": 50}
     document = results.assemble(both, **arguments)
     fitted = document["calibration"]
     assert fitted == {
@@ -241,5 +273,5 @@ def test_a_summary_of_the_papers_size_takes_seconds():
     rng = np.random.default_rng(6)
     rows = study(rng, (87, 42, 27), (0.9, 0.9, 0.9), copies=5)
     start = time.process_time()
-    results.assemble({"test": rows}, protocol="paper", checkpoint={})
+    results.assemble({"test": rows}, protocol="paper", checkpoint={}, leakage={})
     assert time.process_time() - start < 5

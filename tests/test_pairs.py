@@ -152,11 +152,32 @@ def test_pairs_are_of_seeds_and_images_that_both_have():
         "d": {},
     }
     found = pairs.compare_arms(arms, resamples=50)
-    listed = [(row["part"], row["first"], row["second"], row["seeds"]) for row in found]
-    assert listed == [("test", "a", "b", [0]), ("test", "a", "c", [1])]
+    listed = [(row["part"], row["first"], row["second"], row["splits"]) for row in found]
+    assert listed == [
+        ("test", "a", "b", 1),
+        ("test", "a", "c", 1),
+        ("test", "b", "c", 0),
+        ("external", "a", "c", 0),
+    ]
+    assert found[2]["mcnemar"] is None
     expected = metrics.scores(one)["accuracy"] - metrics.scores(other)["accuracy"]
     assert found[0]["difference"]["accuracy"]["mean"] == pytest.approx(expected)
     assert found[0]["mcnemar"] == found[1]["mcnemar"]
+
+
+def test_a_gap_is_the_difference_of_means_and_moves_shared_images_together():
+    one, other = two_arms(120, 3)
+    paired = pairs.compare([one], [other])["difference"]["accuracy"]
+    same = pairs.gap([one], [other])["difference"]["accuracy"]
+    for end in ("mean", "low", "high"):
+        assert same[end] == pytest.approx(paired[end])
+    elsewhere = make(other.label, other.predicted, [f"x{name}" for name in other.image])
+    apart = pairs.gap([one, one], [elsewhere])["difference"]["accuracy"]
+    assert apart["mean"] == pytest.approx(paired["mean"])
+    # Variances add where nothing is shared.
+    single = [intervals.bootstrap(rows)["accuracy"] for rows in (one, other)]
+    wanted = sum((interval.high - interval.low) ** 2 for interval in single) ** 0.5
+    assert apart["high"] - apart["low"] == pytest.approx(wanted, rel=0.1)
 
 
 def test_a_study_of_four_arms_and_five_seeds_takes_seconds():

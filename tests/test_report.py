@@ -58,7 +58,11 @@ def run(tmp_path_factory):
     external = Predictions(["x", "y"], [0, 0], [0, 1], [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
     parts = {"test": test, "external": external}
     document = results.assemble(
-        parts, protocol="paper", checkpoint={"step": 90, "chosen": "latest"}, resamples=100
+        parts,
+        protocol="paper",
+        checkpoint={"step": 90, "chosen": "latest"},
+        leakage={"test": (3, 10), "external": (0, 2)},
+        resamples=100,
     )
     load = dict.fromkeys(parts, lambda name: np.zeros((8, 8, 3), np.uint8))
     history = [
@@ -115,6 +119,16 @@ def test_the_page_is_self_contained(written, page, run):
     assert not re.search(r"url\(|@import", written)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert any("default-src 'none'" in str(meta.get("content")) for meta in page.all("meta"))
+
+
+def test_near_copies_in_training_are_counted(page, run, tmp_path):
+    assert "3 of 10 test images (30 %) have a near-copy in the training part." in page.text
+    assert "0 of 2 external images (0 %)" in page.text
+    assert "--config.data.protocol=clean keeps them together" in page.text
+    clean = {**run.results, "leakage": {"test": {"near_copy_in_training": 0, "images": 10}}}
+    write_report(tmp_path / "r.html", dataclasses.replace(run, results=clean, pictures=[]))
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "No score here profits from them." in text
 
 
 def test_hostile_names_are_only_text(written, page):
@@ -174,7 +188,7 @@ def test_the_temperature_of_the_validation_part_is_said(run, tmp_path):
     label = np.array([0, 0, 1])
     validation = Predictions([*"pqr"], np.zeros(3), label, np.array([[0.8, 0.1, 0.1]] * 3))
     parts = {"test": rows, "validation": validation}
-    document = results.assemble(parts, protocol="paper", checkpoint={}, resamples=20)
+    document = results.assemble(parts, protocol="paper", checkpoint={}, leakage={}, resamples=20)
     changed = dataclasses.replace(run, results=document, predictions=parts, pictures=[])
     write_report(tmp_path / "r.html", changed)
     text = Page((tmp_path / "r.html").read_text()).text
@@ -187,7 +201,11 @@ def test_the_temperature_of_the_validation_part_is_said(run, tmp_path):
     assert "edge of its range" not in text
     right = Predictions(["p"], np.zeros(1), np.zeros(1), np.array([[0.8, 0.1, 0.1]]))
     document = results.assemble(
-        {"test": rows, "validation": right}, protocol="paper", checkpoint={}, resamples=20
+        {"test": rows, "validation": right},
+        protocol="paper",
+        checkpoint={},
+        leakage={},
+        resamples=20,
     )
     predictions = {"test": rows, "validation": right}
     changed = dataclasses.replace(changed, results=document, predictions=predictions)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs import table4, table4_dinov2
+from configs import protocols, table4, table4_dinov2
 from jaxbusi import campaign, command
 from jaxbusi import study as study_command
 from jaxbusi.campaign import run_study
@@ -428,6 +428,17 @@ def test_table4_is_the_papers_comparison(config, tmp_path):
     assert arms["Fusion"].weights.vit == "vit.safetensors"
     published = {arm: row.get("accuracy") for arm, row in plan.study.published.items()}
     assert published == {"GoogLeNet": 0.846, "ResNet18": 0.881, "Fusion": 0.932}
+
+
+def test_protocols_are_compared_on_one_model(tmp_path):
+    plan = Plan.from_config(protocols.get_config(), tmp_path)
+    assert {(run.arm, run.settings.data.protocol) for run in plan.runs} == {
+        ("leaky", "leaky"),
+        ("paper", "paper"),
+        ("clean", "clean"),
+    }
+    models = {run.settings.model for run in plan.runs}
+    assert len(models) == 1
 
 
 def predictions(names, label, predicted):
