@@ -225,7 +225,7 @@ def test_a_reviewer_finds_the_protocol_the_settings_and_the_command(page):
     assert 'versions.jax 0.10.2 devices ["cpu:0", "cpu:1"]' in text
     assert "10 images 10 images, mean of three views 30 copies" in text
     assert "100 resamples, seed 0" in text
-    assert "If a set holds several almost equal pictures" in text
+    assert "have a near-copy in the training part" in text
     assert "100.0 % (15.8 to 100.0 %) †" in text  # external: two of two, Clopper-Pearson
     assert "not defined" in text
 
@@ -254,7 +254,9 @@ def test_phantoms_are_called_synthetic_in_the_headline(run, tmp_path):
 
 def test_a_page_without_history_copies_or_mistakes(run, tmp_path):
     part = run.predictions["external"]
-    document = results.assemble({"test": part}, protocol="my own", checkpoint={}, resamples=20)
+    document = results.assemble(
+        {"test": part}, protocol="my own", checkpoint={}, leakage={}, resamples=20
+    )
     bare = dataclasses.replace(
         run, results=document, predictions={"test": part}, pictures=[], split={}, skipped=()
     )
