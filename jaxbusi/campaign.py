@@ -81,8 +81,8 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
       The content of study.json:
 
       * arms: by name, {runs: a list of {seed, fold, workdir, finished, error}, published: scores
-        that the config quotes, parts: of `comparison.summarize_arm`, empty where no run is
-        finished};
+        that the config quotes, parts: of `comparison.summarize_arm`, baselines: of
+        `comparison.mean_baselines`; both empty where no run is finished};
       * pairs: of `pairs.compare_arms`, each arm against each other;
       * protocols: of each arm; splits: {shared_by_arms, differ_by_seed}: whether the arms of a seed
         were tested on the same images, and each seed's on others;
@@ -111,6 +111,9 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
                 for run in runs
             ],
             "parts": comparison.summarize_arm(list(finished.values())) if finished else {},
+            "baselines": comparison.mean_baselines(
+                [_results(run) for run in runs if _finished(run)]
+            ),
         }
         if plan.study.folds and jax.process_index() == 0:
             _write_out_of_fold(workdir / f"out_of_fold_{arm}", finished)
@@ -227,7 +230,7 @@ def _predictions(run: PlannedRun) -> dict[str, Predictions]:
       UserError: a file of them is missing or lacks rows.
     """
     units = splits.units(splits.read_rows(run.workdir / "split.csv"))
-    results = json.loads((run.workdir / "results.json").read_text())
+    results = _results(run)
     found = {}
     for part in PARTS:
         if part not in results["parts"]:
@@ -255,6 +258,11 @@ def _write_out_of_fold(
             np.concatenate([fold.label for fold in folds]),
             np.concatenate([fold.probabilities for fold in folds]),
         ).write_csv(stem.with_name(f"{stem.name}_seed{seed}.csv"))
+
+
+def _results(run: PlannedRun) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.workdir / "results.json").read_text())
+    return content
 
 
 def _splits(plan: Plan) -> dict[str, bool]:

@@ -44,7 +44,8 @@ def main() -> None:
         )
     arguments = parser.parse_args()
     try:
-        if arguments.dest.exists() and arguments.dest.samefile(arguments.source):
+        both = arguments.source.exists() and arguments.dest.exists()
+        if both and arguments.dest.samefile(arguments.source):
             raise UserError(f"{arguments.dest} is SOURCE itself; name another DEST")
         weights = _stated(read_weights(arguments.source), arguments.mean, arguments.std)
         write_weights(arguments.dest, weights)

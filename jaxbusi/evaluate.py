@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from jaxbusi.data import pipeline, splits
 from jaxbusi.data.images import decode_image
 from jaxbusi.data.parts import Part, PartSet
 from jaxbusi.data.store import ImageStore
-from jaxbusi.evaluation import figures, report, results
+from jaxbusi.evaluation import baselines, figures, report, results
+from jaxbusi.evaluation.intervals import Interval
 from jaxbusi.evaluation.predictions import PARTS, Predictions
 from jaxbusi.features import Features
 from jaxbusi.logs import read_history
@@ -123,6 +124,7 @@ def write_evidence(
         protocol=settings.data.protocol,
         checkpoint=checkpoint,
         leakage=splits.leakage(parts.rows),
+        baselines=_baselines(predictions, parts, units, settings.seed),
         seed=settings.seed,
     )
     if jax.process_index() > 0:
@@ -164,6 +166,27 @@ def write_evidence(
         )
     logging.info("report: %s", workdir / "report.html")
     return numbers
+
+
+def _baselines(
+    evaluated: Iterable[str], parts: PartSet, units: Mapping[str, str], seed: int
+) -> dict[str, dict[str, dict[str, Interval]]]:
+    """What rules that know nothing of tissue reach on each part."""
+    train = _seen(parts["train"])
+    return {
+        name: baselines.summarize(train, _seen(parts[name]), units, seed=seed) for name in evaluated
+    }
+
+
+def _seen(part: Part) -> baselines.Seen:
+    rows, first = np.unique(part.samples.image, return_index=True)
+    store = part.store
+    return baselines.Seen(
+        names=[store.records[row].name for row in rows],
+        label=part.samples.label[first],
+        size=np.array([store.sizes[row] for row in rows], np.float64),
+        pixels=np.stack([baselines.row_of_pixels(store.view(row)) for row in rows]),
+    )
 
 
 def _load(store: ImageStore, name: str) -> np.ndarray:

@@ -169,7 +169,14 @@ def test_all_figures_of_a_run(tmp_path):
         "test": make(["a", "b", "c", "d"], [0, 1, 2, 1], [0, 1, 2, 2], copies=2),
         "external": make(["e", "f"], [0, 1], [0, 1]),
     }
-    summary = results.assemble(parts, protocol="paper", checkpoint={}, leakage={}, resamples=20)
+    summary = results.assemble(
+        parts,
+        protocol="paper",
+        checkpoint={},
+        leakage={},
+        baselines={},
+        resamples=20,
+    )
     batch = (np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1]))
     loaders = {
         "test": lambda name: load(name) if name == "d" else pytest.fail(name),

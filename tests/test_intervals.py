@@ -176,7 +176,12 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
     rng = np.random.default_rng(5)
     rows = study(rng, (20, 15, 0), (0.9, 0.6, 0.5), copies=3)
     document = results.assemble(
-        {"test": rows}, protocol="paper", checkpoint={"step": 7}, leakage={}, resamples=200
+        {"test": rows},
+        protocol="paper",
+        checkpoint={"step": 7},
+        leakage={},
+        baselines={},
+        resamples=200,
     )
     path = tmp_path / "results.json"
     results.write_results(path, document)
@@ -199,7 +204,12 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
         assert images[score].keys() == {"value", "low", "high"}
         assert images[score]["low"] <= images[score]["value"] <= images[score]["high"]
     assert document == results.assemble(
-        {"test": rows}, protocol="paper", checkpoint={"step": 7}, leakage={}, resamples=200
+        {"test": rows},
+        protocol="paper",
+        checkpoint={"step": 7},
+        leakage={},
+        baselines={},
+        resamples=200,
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
         results.write_results(path, {"loss": float("nan")})
@@ -243,7 +253,13 @@ def test_the_temperature_is_that_of_the_validation_part_and_used_on_the_others()
     rows = study(rng, (30, 20, 10), (0.7, 0.6, 0.6), copies=2)
     other = study(rng, (9, 9, 9), (0.5, 0.5, 0.5), copies=1)
     both = {"test": rows, "validation": other}
-    arguments = {"protocol": "paper", "checkpoint": {}, "leakage": {}, "resamples": 50}
+    arguments = {
+        "protocol": "paper",
+        "checkpoint": {},
+        "leakage": {},
+        "baselines": {},
+        "resamples": 50,
+    }
     document = results.assemble(both, **arguments)
     fitted = document["calibration"]
     assert fitted == {
@@ -273,5 +289,5 @@ def test_a_summary_of_the_papers_size_takes_seconds():
     rng = np.random.default_rng(6)
     rows = study(rng, (87, 42, 27), (0.9, 0.9, 0.9), copies=5)
     start = time.process_time()
-    results.assemble({"test": rows}, protocol="paper", checkpoint={}, leakage={})
+    results.assemble({"test": rows}, protocol="paper", checkpoint={}, leakage={}, baselines={})
     assert time.process_time() - start < 5

@@ -62,6 +62,7 @@ def run(tmp_path_factory):
         protocol="paper",
         checkpoint={"step": 90, "chosen": "latest"},
         leakage={"test": (3, 10), "external": (0, 2)},
+        baselines={},
         resamples=100,
     )
     load = dict.fromkeys(parts, lambda name: np.zeros((8, 8, 3), np.uint8))
@@ -188,7 +189,14 @@ def test_the_temperature_of_the_validation_part_is_said(run, tmp_path):
     label = np.array([0, 0, 1])
     validation = Predictions([*"pqr"], np.zeros(3), label, np.array([[0.8, 0.1, 0.1]] * 3))
     parts = {"test": rows, "validation": validation}
-    document = results.assemble(parts, protocol="paper", checkpoint={}, leakage={}, resamples=20)
+    document = results.assemble(
+        parts,
+        protocol="paper",
+        checkpoint={},
+        leakage={},
+        baselines={},
+        resamples=20,
+    )
     changed = dataclasses.replace(run, results=document, predictions=parts, pictures=[])
     write_report(tmp_path / "r.html", changed)
     text = Page((tmp_path / "r.html").read_text()).text
@@ -205,6 +213,7 @@ def test_the_temperature_of_the_validation_part_is_said(run, tmp_path):
         protocol="paper",
         checkpoint={},
         leakage={},
+        baselines={},
         resamples=20,
     )
     predictions = {"test": rows, "validation": right}
@@ -255,7 +264,12 @@ def test_phantoms_are_called_synthetic_in_the_headline(run, tmp_path):
 def test_a_page_without_history_copies_or_mistakes(run, tmp_path):
     part = run.predictions["external"]
     document = results.assemble(
-        {"test": part}, protocol="my own", checkpoint={}, leakage={}, resamples=20
+        {"test": part},
+        protocol="my own",
+        checkpoint={},
+        leakage={},
+        baselines={},
+        resamples=20,
     )
     bare = dataclasses.replace(
         run, results=document, predictions={"test": part}, pictures=[], split={}, skipped=()

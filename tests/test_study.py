@@ -121,6 +121,8 @@ def test_the_pages(finished):
     for text in (f"{100 * mean:.1f} ±", "93.2 / – / 92.6", "Research use only", "fast/seed1"):
         assert text in page.text
     assert "Not complete" not in page.text
+    # The arms share their test images, so that the rules stand there once.
+    assert page.text.count("the most similar training image") == 1
     # One picture of the curves, and two confusion matrices for each arm; nothing from elsewhere.
     images = page.all("img")
     assert len(images) == 5

@@ -61,6 +61,13 @@ def test_a_run_leaves_every_file_of_the_contract(tmp_path, phantoms):
     assert (test["images"]["count"], test["copies"]["count"]) == (6, 12)
     assert test["tta"]["count"] == 6
     assert np.sum(test["images"]["confusion"]) == 6
+    assert list(test["baselines"]) == ["majority", "image_size", "pixel_neighbour"]
+    assert 0 <= test["baselines"]["pixel_neighbour"]["accuracy"]["value"] <= 1
+    # The external folder is the training set: a neighbour is the image itself.
+    external = results["parts"]["external"]
+    assert external["baselines"]["pixel_neighbour"]["accuracy"]["value"] >= 0.8
+    assert results["leakage"]["external"] == {"near_copy_in_training": 24, "images": 30}
+    assert "What the task gives away" in (tmp_path / "report.html").read_text()
     for name in ("accuracy", "precision", "recall", "f1", "auc"):
         score = test["copies"][name]
         assert score["low"] <= score["value"] <= score["high"]

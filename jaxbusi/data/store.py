@@ -34,7 +34,7 @@ class _Loaded(NamedTuple):
     """What reading one image gave."""
 
     sha256: str
-    channels: int
+    shape: tuple[int, int, int]
     squares: tuple[np.ndarray, np.ndarray] | None  # base and view; None where not kept
 
 
@@ -49,6 +49,7 @@ class ImageStore:
     Attributes:
       records: the readable images.
       sha256: hexadecimal digest of each record's encoded bytes.
+      sizes: height and width of each image, pixels.
       skipped: name and reason of each image that was left out (`on_bad='skip'`).
       resize: side of `base` in pixels.
       crop: side of `view` in pixels.
@@ -83,6 +84,7 @@ class ImageStore:
         self.crop = crop
         self.records: list[Record] = []
         self.sha256: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
         self.skipped: list[tuple[str, str]] = []
         self.cached = True
         self._squares: list[tuple[np.ndarray, np.ndarray]] = []
@@ -148,11 +150,11 @@ class ImageStore:
                 return error
             digest = hashlib.sha256(data).hexdigest()
             if streaming.is_set():
-                return _Loaded(digest, image.shape[2], None)
+                return _Loaded(digest, image.shape, None)
             squares = resize(image, self.resize), resize(image, self.crop)
             for square in squares:
                 square.flags.writeable = False
-            return _Loaded(digest, image.shape[2], squares)
+            return _Loaded(digest, image.shape, squares)
 
         size = 0
         pool = concurrent.futures.ThreadPoolExecutor(usable_cores(), "decode")
@@ -167,7 +169,8 @@ class ImageStore:
                     continue
                 self.records.append(record)
                 self.sha256.append(result.sha256)
-                size += result.channels * pixels
+                self.sizes.append(result.shape[:2])
+                size += result.shape[2] * pixels
                 if size > cache_gib * _GIB:
                     streaming.set()
                     self._squares.clear()

@@ -50,6 +50,33 @@ def summarize_arm(
     }
 
 
+def mean_baselines(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What rules that know nothing of tissue reach on the images that an arm was tested on.
+
+    Args:
+      results: the contents of the runs' results.json.
+
+    Returns:
+      {part: {rule: {score: {mean, sd}}}}, see `baselines.NAMES`.
+    """
+    found: dict[str, Any] = {}
+    for part, content in (results[0]["parts"] if results else {}).items():
+        runs = [run["parts"][part]["baselines"] for run in results if part in run["parts"]]
+        found[part] = {
+            rule: {
+                score: _mean_and_spread([run[rule][score]["value"] for run in runs])
+                for score in scores
+            }
+            for rule, scores in content["baselines"].items()
+        }
+    return found
+
+
+def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": spread}
+
+
 def _summarize(runs: Sequence[Predictions], *, resamples: int, seed: int) -> dict[str, Any]:
     scored = intervals.bootstrap_mean(runs, resamples=resamples, seed=seed)
     values = [metrics.scores(run) for run in runs]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import calibration, page
+from jaxbusi.evaluation import baselines, calibration, page
 from jaxbusi.evaluation.canvas import Picture
 from jaxbusi.evaluation.predictions import Predictions, confident_mistakes
 
@@ -128,6 +128,11 @@ def _part(run: Run, part: str) -> dict[str, Any]:
         "name": part,
         "words": _PARTS.get(part, ""),
         "images": images,
+        "baselines": [
+            (words, summary["baselines"][rule])
+            for rule, words in baselines.NAMES.items()
+            if rule in summary["baselines"]
+        ],
         # Each kind of row that the tables have a column for, with its heading.
         "kinds": {"images": images}
         | ({"tta": summary["tta"], "copies": copies} if copies != images else {}),

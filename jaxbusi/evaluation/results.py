@@ -114,6 +114,7 @@ def assemble(
     protocol: str,
     checkpoint: Mapping[str, Any],
     leakage: Mapping[str, tuple[int, int]],
+    baselines: Mapping[str, Mapping[str, Mapping[str, intervals.Interval]]],
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -124,6 +125,7 @@ def assemble(
       protocol: how the parts were made, as config.data.protocol names it.
       checkpoint: which one was evaluated: step, epoch, how it was chosen; JSON values.
       leakage: of `splits.leakage`.
+      baselines: by part, of `baselines.summarize`.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -135,7 +137,8 @@ def assemble(
         at_edge: the fit ran into `calibration.TEMPERATURES`}; all None without a validation part,
         as nothing may be fitted on what is judged. The probabilities that are written, and all
         scores but `scaled`, are those of the model itself, at temperature 1;
-      * parts: by name, what `summarize` and `judge_probabilities` return.
+      * parts: by name, what `summarize` and `judge_probabilities` return, and `baselines`: {rule:
+        {accuracy, precision, recall: an interval}}.
     """
     fitted = _fit_temperature(predictions.get("validation"))
     return {
@@ -162,6 +165,7 @@ def assemble(
                 resamples=resamples,
                 seed=seed,
             )
+            | {"baselines": _plain(baselines.get(part, {}))}
             for part, rows in predictions.items()
         },
     }

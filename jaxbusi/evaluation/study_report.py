@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import page, pairs
+from jaxbusi.evaluation import baselines, page, pairs
 from jaxbusi.evaluation.canvas import Picture
 
 SCORES = (
@@ -89,6 +89,13 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
             )
         blocks.append("")
         blocks.append(_DIFFERENCES + "\n")
+    for part in dict.fromkeys(part for part, _, _ in _tables(study)):
+        blocks.append(f"## {part.capitalize()} part: what the task gives away\n")
+        blocks.append(f"| the answer is | {' | '.join(_PUBLISHED)} |")
+        blocks.append("| --- |" + " --- |" * len(_PUBLISHED))
+        for row in _baselines(study, part):
+            blocks.append(f"| {row['words']} | {' | '.join(row['cells'])} |")
+        blocks.append("")
     for run in _failed(study):
         blocks.append(f"* {run['workdir']} failed: {run['error']}")
     atomic.write_bytes(path, ("\n".join(blocks).rstrip() + "\n").encode())
@@ -130,6 +137,7 @@ def write_page(
                 "pictures": [page.embed(picture) for picture in pictures if picture.part == part],
                 "classes": _class_rows(study, part),
                 "differences": _differences(study).get(part, []),
+                "baselines": _baselines(study, part),
             }
             for part in parts
         },
@@ -246,6 +254,34 @@ def _points(difference: Mapping[str, Any]) -> dict[str, str]:
     )
     spread = "" if difference["sd"] is None else f" ± {100 * difference['sd']:.1f}"
     return {"value": mean + spread, "range": f"({low} to {high})" + " †" * difference["exact"]}
+
+
+def _baselines(study: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
+    """A table row for each rule, on the images of each protocol once."""
+    rows = []
+    several = len(set(study["protocols"].values())) > 1
+    seen = set()
+    for arm, content in study["arms"].items():
+        protocol = study["protocols"][arm]
+        if protocol in seen or part not in content["baselines"]:
+            continue
+        seen.add(protocol)
+        for rule, scores in content["baselines"][part].items():
+            of = f" ({protocol})" if several else ""
+            rows.append(
+                {
+                    "words": baselines.NAMES[rule] + of,
+                    "cells": [_plain_cell(scores[key]) for key in _PUBLISHED],
+                }
+            )
+    return rows
+
+
+def _plain_cell(score: Mapping[str, float | None]) -> str:
+    """'56.4 ± 0.0', in percent."""
+    mean, spread = score["mean"], score["sd"]
+    assert mean is not None
+    return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
 def _failed(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
