@@ -5,6 +5,9 @@
 
 The weights are `model.safetensors` of facebook/dinov2-small. `--config.weights.resnet18=FILE`
 starts the other branch from torchvision's ImageNet weights; without it, it learns from scratch.
+
+Measured on BUSI at 112 pixels, seed 0, the ResNet from random weights: accuracy 75.6 %
+(68.9–82.1) on 156 images, 62 minutes on two shared CPU cores; see the README.
 """
 
 from ml_collections import ConfigDict

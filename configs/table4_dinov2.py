@@ -5,6 +5,9 @@
 
 The weights are `model.safetensors` of facebook/dinov2-small. The convolutional branches start at
 random unless `--config.weights.resnet18=FILE` and `--config.weights.googlenet=FILE` are given.
+
+Measured on BUSI at 112 pixels for 4 epochs and two seeds, on two shared CPU cores in 53 minutes:
+see the README.
 """
 
 from ml_collections import ConfigDict

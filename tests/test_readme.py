@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from configs import fusion
+from configs import table4
 from jaxbusi.data.phantoms import write_phantoms
 from jaxbusi.models.vit import SIZES
 from tests.reference import formats
@@ -141,7 +141,7 @@ def test_the_files_and_extras_that_it_names_exist():
 
 
 def test_the_settings_that_it_names_exist():
-    config = fusion.get_config()
+    config = table4.get_config()  # fusion.py's settings and those of a study
     for key in set(re.findall(r"\bconfig\.([a-z_][\w.]*\w)", README)) - {"json"}:
         node = config
         for part in key.split("."):
