@@ -39,7 +39,8 @@ def small(words):
     line = " ".join(words)
     study = []
     if "jaxbusi.study" in words:
-        study = [*SMALL_STUDY]
+        # A tuple that is named twice on a command line is joined, not replaced.
+        study = [] if "config.study.seeds" in line else [*SMALL_STUDY]
         if "configs/table4" in line:
             study.append("--config.study.arms=('ResNet18','ViT')")
     return (SMALL_DINOV2 if "dinov2" in line else SMALL) + study
@@ -88,7 +89,7 @@ def test_the_python_commands_in_their_order(folder):
             if "jaxbusi.study" in words:
                 assert all((workdir / name).exists() for name in ("study.json", "study.html"))
                 runs = list(workdir.glob("*/seed*"))
-                assert len(runs) in (2, 3)
+                assert len(runs) in (2, 3, 4)
             for name in ("report.html", "results.json", "predictions_test.csv", "split.csv"):
                 assert all((one / name).exists() for one in runs)
     assert trained >= 6
