@@ -176,7 +176,7 @@ class Loop:
             since = (time.monotonic(), start)
             for step, (host, device) in enumerate(batches, start + 1):
                 state, report = compiled(self.durations.frozen(step - 1))(state, device)
-                if step == 1:
+                if step == 1 and host["image"].size:
                     log.images("augmented_batch", host["image"][:16], step)
                 pending.append((step, host["index"], report))
                 stop = signals.received
@@ -226,6 +226,7 @@ class Loop:
     def _batches(
         self, part: Part, start: int
     ) -> Generator[tuple[dict[str, np.ndarray], Batch], None, None]:
+        known = self.features.branches if self.features is not None else frozenset()
         batches = pipeline.train_batches(
             part.store,
             part.samples,
@@ -237,6 +238,7 @@ class Loop:
             views=self.settings.data.views,
             workers=self.settings.data.workers,
             shard=(jax.process_index(), jax.process_count()),
+            images=not known.issuperset(self.settings.model.branches),
         )
         if self.features is not None:
             batches = self.features.attach(batches)

@@ -309,11 +309,10 @@ def _check_data(data: DataSettings) -> None:
             f"config.data.fold={data.fold} does not exist; config.data.folds={data.folds} has "
             f"{f'0 to {data.folds - 1}' if data.folds else 'none: leave it at 0'}"
         )
-    if data.protocol == "leaky" and (data.folds or data.validation_fraction):
-        key = "folds" if data.folds else "validation_fraction"
+    if data.protocol == "leaky" and data.validation_fraction:
         raise UserError(
-            f"config.data.protocol='leaky' divides copies 8:2 as publications do; set "
-            f"config.data.{key}=0 or another protocol"
+            "config.data.protocol='leaky' divides copies in two, as publications do; set "
+            "config.data.validation_fraction=0 or another protocol"
         )
 
 

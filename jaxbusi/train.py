@@ -36,12 +36,16 @@ from jaxbusi.weights.load import Origin
 __all__ = ["Stopped", "build_model", "evaluate", "load_model", "train_and_evaluate"]
 
 
-def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Mapping[str, Any], workdir: str | Path, *, features: Path | None = None
+) -> dict[str, Any]:
     """Trains, evaluates and reports; goes on where an earlier run in the workdir stopped.
 
     Args:
       config: as `configs/fusion.py` makes it.
       workdir: folder for everything the run writes.
+      features: folder for the features of frozen branches, which runs may share; `features` in the
+        workdir by default.
 
     Returns:
       The content of results.json.
@@ -80,11 +84,11 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
     )
     try:
         state = start.first_state(state, checkpoints, settings, pretrained)
-        features = compute_features(
-            model, state.variables(), mesh, settings, parts, workdir / "features"
+        known = compute_features(
+            model, state.variables(), mesh, settings, parts, features or workdir / "features"
         )
-        evaluator = Evaluator(model, mesh, settings, parts, features)
-        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator, features)
+        evaluator = Evaluator(model, mesh, settings, parts, known)
+        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator, known)
         state = loop.train(state, step_fn, parts["train"])
         checkpoints.wait()
         return _evaluate(state.variables(), evaluator, checkpoints, settings, workdir, parts)

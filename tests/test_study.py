@@ -146,9 +146,9 @@ def test_finished_runs_are_kept_and_more_seeds_may_be_asked_for(tmp_path, phanto
     made = []
     train = campaign.train_and_evaluate
 
-    def counting(config, workdir):
+    def counting(config, workdir, **shared):
         made.append(workdir.relative_to(tmp_path).as_posix())
-        return train(config, workdir)
+        return train(config, workdir, **shared)
 
     monkeypatch.setattr(campaign, "train_and_evaluate", counting)
     one = {"study.arms": ("slow",)}
@@ -183,11 +183,11 @@ def test_a_stopped_study_goes_on_in_the_run_that_was_stopped(tmp_path, phantoms,
 def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkeypatch):
     train = campaign.train_and_evaluate
 
-    def failing(config, workdir):
+    def failing(config, workdir, **shared):
         if workdir.parent.name == "slow":
             workdir.mkdir(parents=True, exist_ok=True)
             raise RuntimeError("out of <b>memory</b>\nat step 3")
-        return train(config, workdir)
+        return train(config, workdir, **shared)
 
     monkeypatch.setattr(campaign, "train_and_evaluate", failing)
     config = make_study(phantoms, seeds=(0,))
@@ -216,7 +216,7 @@ def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkey
 
 
 def test_a_study_of_which_nothing_finished(tmp_path, phantoms, monkeypatch):
-    def failing(*_):
+    def failing(*_, **__):
         raise UserError("no luck")
 
     monkeypatch.setattr(campaign, "train_and_evaluate", failing)
@@ -226,7 +226,7 @@ def test_a_study_of_which_nothing_finished(tmp_path, phantoms, monkeypatch):
 
 
 def test_what_would_make_every_run_fail_is_found_before_the_first(tmp_path, phantoms, monkeypatch):
-    monkeypatch.setattr(campaign, "train_and_evaluate", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(campaign, "train_and_evaluate", lambda *_, **__: pytest.fail("a run was made"))
     cases = (
         (make_study("/nowhere"), r"config\.data\.root.*/nowhere"),
         (make_study(phantoms, **{"data.external": "/other"}), r"config\.data\.external.*/other"),
@@ -434,6 +434,7 @@ def test_table4_is_the_papers_comparison(config, tmp_path):
 
 def test_protocols_are_compared_on_one_model(tmp_path):
     plan = Plan.from_config(protocols.get_config(), tmp_path)
+    assert {run.fold for run in plan.runs} == set(range(5))
     assert {(run.arm, run.settings.data.protocol) for run in plan.runs} == {
         ("leaky", "leaky"),
         ("paper", "paper"),
