@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
 
     config.seed = 0  # decides split, augmentation, order, initial weights and dropout
     config.num_epochs = 30.0  # one epoch is every copy of every training image once
+    # Training ends after so many evaluations in a row without a new lowest validation loss; 0 never
+    # ends it early. Goes with config.checkpoint.evaluate='best'.
+    config.patience = 0
     config.batch_size = 64  # images an optimizer step, over all devices
     config.accumulate = 1  # micro-batches an optimizer step, to fit less memory
     config.ema_decay = 0.0  # of an average of the weights used in evaluation; 0 is none

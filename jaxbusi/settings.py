@@ -143,6 +143,7 @@ class Settings:
 
     seed: Annotated[int, Range("in [0, 2**32)", lambda value: 0 <= value < 2**32)]
     num_epochs: Annotated[float, Above0]
+    patience: Annotated[int, AtLeast0]
     batch_size: Annotated[int, Above0]
     accumulate: Annotated[int, Above0]
     ema_decay: Annotated[float, Share]
@@ -264,6 +265,11 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             f"config.batch_size={settings.batch_size} is not divisible by "
             f"config.accumulate={settings.accumulate}"
+        )
+    if settings.patience and settings.data.validation_fraction == 0:
+        raise UserError(
+            f"config.patience={settings.patience} needs config.data.validation_fraction above 0: "
+            "ending training by the test part is not offered"
         )
     if settings.checkpoint.evaluate == "best" and settings.data.validation_fraction == 0:
         raise UserError(

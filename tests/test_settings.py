@@ -94,6 +94,13 @@ def test_differences_are_listed_by_key():
     assert differences(old, new) == ["config.b.c: 2, now 5", "config.e: None, now 4"]
 
 
+def test_patience_needs_a_validation_part():
+    config = fusion.get_config()
+    config.patience = 3
+    with pytest.raises(UserError, match=r"config\.patience=3 needs config\.data\.validation_fra"):
+        Settings.from_config(config)
+
+
 def test_leaky_has_no_validation_part():
     config = fusion.get_config()
     config.data.protocol = "leaky"

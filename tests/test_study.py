@@ -226,7 +226,9 @@ def test_a_study_of_which_nothing_finished(tmp_path, phantoms, monkeypatch):
 
 
 def test_what_would_make_every_run_fail_is_found_before_the_first(tmp_path, phantoms, monkeypatch):
-    monkeypatch.setattr(campaign, "train_and_evaluate", lambda *_, **__: pytest.fail("a run was made"))
+    monkeypatch.setattr(
+        campaign, "train_and_evaluate", lambda *_, **__: pytest.fail("a run was made")
+    )
     cases = (
         (make_study("/nowhere"), r"config\.data\.root.*/nowhere"),
         (make_study(phantoms, **{"data.external": "/other"}), r"config\.data\.external.*/other"),
