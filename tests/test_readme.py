@@ -41,6 +41,8 @@ def small(words):
     if "jaxbusi.study" in words:
         # A tuple that is named twice on a command line is joined, not replaced.
         study = [] if "config.study.seeds" in line else [*SMALL_STUDY]
+        if "configs/protocols.py" in line:
+            study.append("--config.study.folds=0")
         if "configs/table4" in line:
             study.append("--config.study.arms=('ResNet18','ViT')")
     return (SMALL_DINOV2 if "dinov2" in line else SMALL) + study

@@ -332,15 +332,18 @@ def run(*arguments):
     )
 
 
-def test_the_command_says_that_runs_failed(monkeypatch, capsys):
+def test_the_command_prints_the_tables_and_says_that_runs_failed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.md").write_text("| model | runs |\n")
     runs = [{"workdir": "slow/seed0", "error": "no"}, {"workdir": "slow/seed1", "error": None}]
     monkeypatch.setattr(campaign, "run_study", lambda *_: {"arms": {"slow": {"runs": runs}}})
     for flag in ("CONFIG", "WORKDIR"):
-        monkeypatch.setattr(command, flag, SimpleNamespace(value="x"))
+        monkeypatch.setattr(command, flag, SimpleNamespace(value=str(tmp_path)))
     with pytest.raises(SystemExit) as ended:
         study_command.main(["study"])
     assert ended.value.code == 1
-    assert "jaxbusi: 1 run(s) failed (slow/seed0); failure.txt" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == "| model | runs |\n\n"
+    assert "jaxbusi: 1 run(s) failed (slow/seed0); failure.txt" in printed.err
 
 
 @pytest.mark.parametrize(
