@@ -28,8 +28,10 @@ def get_config() -> ConfigDict:
     config.init_from = ""  # workdir of a run of the same model to start from; empty is none
 
     config.data = ConfigDict()
-    config.data.root = ""  # folder of the set, one sub-folder a class; required unless phantoms > 0
-    config.data.external = ""  # a second hospital's folder, evaluated only; empty is none
+    # The set: a folder with one sub-folder a class, or a CSV file with the columns image (a path
+    # relative to the file), label and, where known, patient. Required unless phantoms > 0.
+    config.data.root = ""
+    config.data.external = ""  # a second hospital's, likewise, evaluated only; empty is none
     # 'paper' splits the images 8:2 and expands both parts; 'leaky' expands first; 'clean' keeps the
     # images of a group together and evaluates without copies.
     config.data.protocol = "paper"

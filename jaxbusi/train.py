@@ -20,7 +20,7 @@ from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import Stopped, UserError
-from jaxbusi.evaluate import Evaluator, write_evidence
+from jaxbusi.evaluate import Evaluator, announce_leakage, write_evidence
 from jaxbusi.features import compute_features
 from jaxbusi.loop import Durations, Loop
 from jaxbusi.losses import CrossEntropy, balanced_weights
@@ -57,6 +57,7 @@ def train_and_evaluate(
     settings, workdir = Settings.from_config(config), Path(workdir)
     origins, pretrained = start.public_weights(settings, workdir)
     mesh, model, parts = _prepare(settings, workdir, origins)
+    announce_leakage(workdir, settings, parts)
     durations = Durations.resolve(settings, len(parts["train"].samples))
     schedule = make_schedule(
         settings.optim,
