@@ -1,7 +1,10 @@
 """Files that are either the old one or the whole new one, never a part."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxbusi.errors import UserError
 
@@ -29,3 +32,9 @@ def write_bytes(path: Path | str, data: bytes) -> None:
             f"{path}: cannot be written ({error.strerror}); check the disk space and the "
             "permissions of its folder"
         ) from error
+
+
+def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Writes strict JSON, in one rename; a NaN left anywhere is an error, not a broken file."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_bytes(path, text.encode("ascii") + b"\n")

@@ -138,8 +138,7 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     }
     if jax.process_index() > 0:
         return study
-    text = json.dumps(study, indent=2, allow_nan=False)
-    atomic.write_bytes(workdir / "study.json", text.encode("ascii") + b"\n")
+    atomic.write_json(workdir / "study.json", study)
     summed = {arm: content["parts"] for arm, content in arms.items()}
     pictures = study_figures.write_all(workdir / "figures", summed, histories)
     study_report.write_markdown(workdir / "study.md", study)

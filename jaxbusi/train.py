@@ -20,7 +20,7 @@ from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import Stopped, UserError
-from jaxbusi.evaluate import Evaluator, announce_leakage, write_evidence
+from jaxbusi.evaluate import Evaluator, announce_leakage
 from jaxbusi.features import compute_features
 from jaxbusi.loop import Durations, Loop
 from jaxbusi.losses import CrossEntropy, balanced_weights
@@ -263,6 +263,8 @@ def _evaluate(
 
     They are read back even after training, so that what is reported is what is on disk.
     """
+    from jaxbusi.evidence import write_evidence  # its libraries take seconds to import
+
     step = _evaluated_step(checkpoints, settings, workdir)
     variables = checkpoints.restore_variables(like, step)
     predictions = {name: evaluator.predict(variables, name) for name in evaluator.evaluated}

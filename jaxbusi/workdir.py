@@ -56,8 +56,7 @@ def prepare(workdir: Path, settings: Settings, origins: Mapping[str, Origin]) ->
                     "those or name another --workdir"
                 )
     if jax.process_index() == 0:
-        text = json.dumps(describe(settings, origins), indent=2, allow_nan=False)
-        atomic.write_bytes(path, text.encode() + b"\n")
+        atomic.write_json(path, describe(settings, origins))
 
 
 def check_settings(workdir: Path, settings: Settings) -> None:

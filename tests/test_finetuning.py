@@ -14,7 +14,7 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from configs import fusion
-from jaxbusi import loop, train
+from jaxbusi import evidence, loop, train
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.logs import read_history
@@ -614,7 +614,7 @@ def test_a_run_with_everything_on_goes_on_across_the_thaw_bit_for_bit(
     tmp_path, phantoms, monkeypatch
 ):
     """Stopped a step before the thaw, against a run in one piece."""
-    monkeypatch.setattr(train, "write_evidence", lambda *_: {})
+    monkeypatch.setattr(evidence, "write_evidence", lambda *_: {})
     config = make_config(phantoms, **EVERYTHING)
     train_and_evaluate(config, tmp_path / "whole")
     first = create_state(

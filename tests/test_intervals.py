@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import calibration, intervals, metrics, present, results
 from jaxbusi.evaluation.predictions import Predictions
@@ -184,7 +185,7 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
         resamples=200,
     )
     path = tmp_path / "results.json"
-    results.write_results(path, document)
+    atomic.write_json(path, document)
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == document
 
     images, copies = document["parts"]["test"]["images"], document["parts"]["test"]["copies"]
@@ -214,7 +215,7 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
         resamples=200,
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
-        results.write_results(path, {"loss": float("nan")})
+        atomic.write_json(path, {"loss": float("nan")})
     assert json.loads(path.read_text()) == document
 
 

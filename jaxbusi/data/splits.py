@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxbusi.data.records import CLASSES, Record
@@ -98,6 +98,23 @@ def leakage(rows: Sequence[SplitRow]) -> dict[str, tuple[int, int]]:
             leaked = sum(row.group in groups or row.image in trained for row in here)
             found[part] = (leaked, len(here))
     return found
+
+
+def describe_leakage(leakage: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    """Says it as results.json does.
+
+    Images of one group or patient count as near-copies where groups or patients are given.
+
+    Args:
+      leakage: of `leakage`.
+
+    Returns:
+      {part: {near_copy_in_training: images that have one, images: all of the part}}.
+    """
+    return {
+        part: {"near_copy_in_training": leaked, "images": images}
+        for part, (leaked, images) in leakage.items()
+    }
 
 
 def write_split(path: str | Path, rows: Iterable[SplitRow]) -> None:

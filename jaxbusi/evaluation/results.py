@@ -1,14 +1,12 @@
 """results.json: every score with its interval, for each part of the data."""
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxbusi import atomic
+from jaxbusi.data import splits
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import (
     calibration,
@@ -143,7 +141,7 @@ def assemble(
     Returns:
       protocol, checkpoint, classes, intervals, and
 
-      * leakage: of `describe_leakage`;
+      * leakage: of `splits.describe_leakage`;
       * calibration: {temperature, fitted_on: 'validation', images: how many it was fitted on,
         at_edge: the fit ran into `calibration.TEMPERATURES`}; all None without a validation part,
         as nothing may be fitted on what is judged. The probabilities that are written, and all
@@ -156,7 +154,7 @@ def assemble(
         "protocol": protocol,
         "checkpoint": dict(checkpoint),
         "classes": list(CLASSES),
-        "leakage": describe_leakage(leakage),
+        "leakage": splits.describe_leakage(leakage),
         "calibration": fitted,
         "intervals": {
             "level": intervals.LEVEL,
@@ -180,20 +178,6 @@ def assemble(
     }
 
 
-def describe_leakage(leakage: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
-    """{part: {near_copy_in_training: images that have one, images: all of the part}}.
-
-    Images of one group or patient count as near-copies where groups or patients are given.
-
-    Args:
-      leakage: of `splits.leakage`.
-    """
-    return {
-        part: {"near_copy_in_training": leaked, "images": images}
-        for part, (leaked, images) in leakage.items()
-    }
-
-
 def _fit_temperature(validation: Predictions | None) -> dict[str, Any]:
     """The content of `calibration` in results.json, see `assemble`."""
     if validation is None:
@@ -206,12 +190,6 @@ def _fit_temperature(validation: Predictions | None) -> dict[str, Any]:
         "images": len(images),
         "at_edge": calibration.at_edge(temperature),
     }
-
-
-def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
-    """Writes strict JSON, in one rename; a NaN left anywhere is an error, not a broken file."""
-    text = json.dumps(results, indent=2, allow_nan=False)
-    atomic.write_bytes(path, text.encode("ascii") + b"\n")
 
 
 def _summarize_rows(predictions: Predictions, *, resamples: int, seed: int) -> dict[str, Any]:
