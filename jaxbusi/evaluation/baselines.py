@@ -14,11 +14,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
 
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import intervals
 from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.evaluation.shortcuts import forest
 
 NAMES = {
     "majority": "the commonest class",
@@ -31,8 +31,6 @@ SCORES = ("accuracy", "precision", "recall")
 
 _SIDE = 64
 _MOST = 10_000  # Training images that are compared; a row of pixels each, 160 MB.
-_TREES = 30
-_LEAF = 5  # Images; smaller leaves learn single sizes by heart.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +66,9 @@ def answers(train: Seen, test: Seen) -> dict[str, Predictions]:
       test: the part.
     """
     shares = np.bincount(train.label, minlength=len(CLASSES)) / len(train.label)
-    forest = RandomForestClassifier(_TREES, min_samples_leaf=_LEAF, random_state=0)
-    forest.fit(train.size, train.label)
+    fitted = forest().fit(train.size, train.label)
     by_size = np.zeros((len(test.label), len(CLASSES)))
-    by_size[:, forest.classes_] = forest.predict_proba(test.size)
+    by_size[:, fitted.classes_] = fitted.predict_proba(test.size)
     compared = np.linspace(0, len(train.label) - 1, min(len(train.label), _MOST)).astype(int)
     nearest = compared[(test.pixels @ train.pixels[compared].T).argmax(axis=1)]
     found = {
