@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import baselines, page, pairs
+from jaxbusi.evaluation import baselines, page, pairs, paper
 from jaxbusi.evaluation.canvas import Picture
 
 SCORES = (
@@ -123,6 +123,7 @@ def write_page(
         name=name,
         study=study,
         classes=CLASSES,
+        paper=paper,
         synthetic=not shared["data"]["root"],
         kinds=_KINDS,
         scores=SCORES,
