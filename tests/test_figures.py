@@ -94,8 +94,8 @@ def test_confusion_says_counts_and_shares_of_rows(tmp_path, drawn):
 @pytest.mark.parametrize(
     "title",
     [
-        "Fusion, test part: 1560 augmented copies, sum of 2 runs",
-        f"{'arm_of_a_study_' * 5}, external part: 15600 augmented copies, sum of 10 runs",
+        "Fusion, 2 runs together, test part: 1560 augmented copies",
+        f"{'arm_of_a_study_' * 5}, 10 runs together, external part: 15600 augmented copies",
         "乳腺, test part: 312 images",  # the font has no such letters: drawing them would warn
     ],
 )

@@ -124,12 +124,16 @@ def test_the_page_is_self_contained(written, page, run):
 
 def test_near_copies_in_training_are_counted(page, run, tmp_path):
     assert "3 of 10 test images (30 %) have a near-copy in the training part." in page.text
+    assert (
+        "have a near-copy in the training part, so that scores are too high" in page.text
+    )  # above
     assert "0 of 2 external images (0 %)" in page.text
     assert "--config.data.protocol=clean keeps them together" in page.text
     clean = {**run.results, "leakage": {"test": {"near_copy_in_training": 0, "images": 10}}}
     write_report(tmp_path / "r.html", dataclasses.replace(run, results=clean, pictures=[]))
     text = Page((tmp_path / "r.html").read_text()).text
     assert "No score here profits from them." in text
+    assert "too high for new patients" not in text
 
 
 def test_hostile_names_are_only_text(written, page):
