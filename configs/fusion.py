@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
 
     config.seed = 0  # decides split, augmentation, order, initial weights and dropout
     config.num_epochs = 30.0  # one epoch is every copy of every training image once
+    # Training ends after so many evaluations in a row without a new lowest validation loss; 0 never
+    # ends it early. Goes with config.checkpoint.evaluate='best'.
+    config.patience = 0
     config.batch_size = 64  # images an optimizer step, over all devices
     config.accumulate = 1  # micro-batches an optimizer step, to fit less memory
     config.ema_decay = 0.0  # of an average of the weights used in evaluation; 0 is none
@@ -25,8 +28,10 @@ def get_config() -> ConfigDict:
     config.init_from = ""  # workdir of a run of the same model to start from; empty is none
 
     config.data = ConfigDict()
-    config.data.root = ""  # folder of the set, one sub-folder a class; required unless phantoms > 0
-    config.data.external = ""  # a second hospital's folder, evaluated only; empty is none
+    # The set: a folder with one sub-folder a class, or a CSV file with the columns image (a path
+    # relative to the file), label and, where known, patient. Required unless phantoms > 0.
+    config.data.root = ""
+    config.data.external = ""  # a second hospital's, likewise, evaluated only; empty is none
     # 'paper' splits the images 8:2 and expands both parts; 'leaky' expands first; 'clean' keeps the
     # images of a group together and evaluates without copies.
     config.data.protocol = "paper"

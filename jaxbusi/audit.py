@@ -41,7 +41,8 @@ def main() -> None:
         "folders",
         nargs="+",
         metavar="DIR",
-        help="a folder of class sub-folders, or a prepared set, as training takes it",
+        help="a folder of class sub-folders, a CSV file with image and label, or a prepared set, "
+        "as training takes it",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="OUT", help="the folder to write to"

@@ -28,6 +28,8 @@ from jaxbusi.train import build_model, train_and_evaluate
 
 FAILURE = "failure.txt"
 """Why the run in this folder failed when it was tried last."""
+FEATURES = "features"
+"""Folder in the study for what frozen branches make of the images, which all its runs share."""
 
 
 def run_study(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def run_study(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
             logging.info("%s: finished before", what)
             continue
         logging.info("%s", what)
-        _make(run)
+        _make(run, plan.workdir / FEATURES)
         finished = [other for other in plan.runs if _finished(other)]
         if finished:
             _check_alike(finished)
@@ -89,7 +91,8 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
         were tested on the same images, and each seed's on others;
       * intervals, config, command, versions, devices.
 
-      With folds, out_of_fold_<arm>_seed<seed>.csv holds a row for every image of the set.
+      With folds, out_of_fold_<arm>_seed<seed>.csv holds a row for every image of the set; under the
+      protocol `leaky` there is none.
     """
     arms: dict[str, dict[str, Any]] = {}
     histories: dict[str, list[list[dict[str, Any]]]] = {}
@@ -116,7 +119,9 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
             "baselines": comparison.mean_baselines(results),
             "leakage": comparison.sum_leakage(results),
         }
-        if plan.study.folds and jax.process_index() == 0:
+        # Divided by copies, an image is tested in several folds, and trained on in each of them.
+        apart = plan.study.folds and runs[0].settings.data.protocol != "leaky"
+        if apart and jax.process_index() == 0:
             _write_out_of_fold(workdir / f"out_of_fold_{arm}", finished)
     study = {
         "protocols": {run.arm: run.settings.data.protocol for run in plan.runs},
@@ -190,11 +195,11 @@ def _check_alike(finished: list[PlannedRun]) -> None:
                 )
 
 
-def _make(run: PlannedRun) -> None:
+def _make(run: PlannedRun, features: Path) -> None:
     """Makes one run; if it fails, says why in its folder."""
     failure = run.workdir / FAILURE
     try:
-        train_and_evaluate(run.settings.to_json(), run.workdir)
+        train_and_evaluate(run.settings.to_json(), run.workdir, features=features)
         failure.unlink(missing_ok=True)
     except Stopped:
         raise

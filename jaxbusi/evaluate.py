@@ -16,7 +16,7 @@ from jaxbusi.data import pipeline, splits
 from jaxbusi.data.images import decode_image
 from jaxbusi.data.parts import Part, PartSet
 from jaxbusi.data.store import ImageStore
-from jaxbusi.evaluation import baselines, figures, report, results
+from jaxbusi.evaluation import baselines, figures, present, report, results
 from jaxbusi.evaluation.intervals import Interval
 from jaxbusi.evaluation.predictions import PARTS, Predictions
 from jaxbusi.features import Features
@@ -49,17 +49,24 @@ class Evaluator:
         # Replicated outputs reach every process of a cluster: each can write the same files.
         self._step = jax.jit(
             functools.partial(eval_step, model=model),
-            in_shardings=(whole, sharded),
+            in_shardings=(whole, sharded, whole),
             out_shardings=(whole, whole),
         )
+        self._judged = {
+            name: jax.device_put(present.judged_classes(part.samples.label), whole)
+            for name, part in self.evaluated.items()
+        }
         self._merge = jax.jit(Metrics.merge, out_shardings=whole)
 
     def measure(self, variables: Tree, name: str) -> Metrics:
-        """Returns the metrics of one part's images themselves: a point of the learning curves."""
+        """Returns the metrics of one part's images themselves: a point of the learning curves.
+
+        Between the classes that occur, as everywhere in the evidence: see `evaluation.present`.
+        """
         part = self.evaluated[name]
         total = None
         for _, device in self._batches(name, np.flatnonzero(part.samples.copy == 0)):
-            metrics, _ = self._step(variables, device)
+            metrics, _ = self._step(variables, device, self._judged[name])
             total = metrics if total is None else self._merge(total, metrics)
         return jax.device_get(total)
 
@@ -68,7 +75,10 @@ class Evaluator:
         part = self.evaluated[name]
         batches = self._batches(name, np.arange(len(part.samples)))
         rows = np.concatenate(
-            [jax.device_get(self._step(variables, device)[1]) for _, device in batches]
+            [
+                jax.device_get(self._step(variables, device, self._judged[name])[1])
+                for _, device in batches
+            ]
         )[: len(part.samples)]
         rows = rows.astype(np.float64)
         return Predictions(
@@ -97,6 +107,18 @@ class Evaluator:
         return pipeline.to_device(batches, self._mesh)
 
 
+def announce_leakage(workdir: Path, settings: Settings, parts: PartSet) -> None:
+    """Writes into results.json, before training, what is known then: near-copies in training.
+
+    The scores follow when there are some; results of a run that was made are left as they are.
+    """
+    path = workdir / "results.json"
+    if jax.process_index() == 0 and not path.exists():
+        leakage = results.describe_leakage(splits.leakage(parts.rows))
+        known = {"protocol": settings.data.protocol, "leakage": leakage, "parts": {}}
+        results.write_results(path, known)
+
+
 def write_evidence(
     workdir: Path,
     settings: Settings,
@@ -119,6 +141,7 @@ def write_evidence(
     # Near-copies are hardly new evidence: they move together in the intervals.
     units = splits.units(parts.rows)
     predictions = {name: predictions[name].in_units(units) for name in PARTS if name in predictions}
+    judged = {name: present.renormalise(rows) for name, rows in predictions.items()}
     numbers = results.assemble(
         predictions,
         protocol=settings.data.protocol,
@@ -134,7 +157,7 @@ def write_evidence(
     results.write_results(workdir / "results.json", numbers)
     pictures = figures.write_all(
         workdir / "figures",
-        predictions=predictions,
+        predictions=judged,
         results=numbers,
         history=read_history(workdir),
         load_image={name: functools.partial(_load, parts[name].store) for name in predictions},
@@ -151,13 +174,15 @@ def write_evidence(
         environment={key: config[key] for key in ("versions", "devices")},
         split=splits.part_counts(parts.rows),
         results=numbers,
-        predictions=predictions,
+        predictions=judged,
         pictures=pictures,
         skipped=parts.skipped,
     )
     report.write_report(workdir / "report.html", run)
     for name in predictions:
         scores = numbers["parts"][name]["images"]
+        if words := present.sentence(numbers["parts"][name], scores["count"]):
+            logging.info("%s: %s", name, words)
         logging.info(
             "%s: accuracy %s, macro precision %s, macro recall %s (%d images; 95 %% intervals)",
             name,

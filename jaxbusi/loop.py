@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +25,7 @@ from jaxbusi.data.parts import Part
 from jaxbusi.errors import Stopped, UserError
 from jaxbusi.evaluate import Evaluator
 from jaxbusi.features import Features
-from jaxbusi.logs import Progress, RunLog
+from jaxbusi.logs import Progress, RunLog, read_history
 from jaxbusi.optim import FOR_GOOD
 from jaxbusi.settings import Settings
 from jaxbusi.state import Metrics, TrainState, batch_sharding, replicated
@@ -162,7 +162,8 @@ class Loop:
           Stopped: a signal arrived; the state is saved.
         """
         start = int(state.step)
-        if start >= self.durations.total:
+        losses = self._validation_losses(start)
+        if start >= self.durations.total or self._runs_dry(losses):
             return state
         compiled = functools.cache(functools.partial(self._compile, step_fn))
         signals = StopSignals()
@@ -176,7 +177,7 @@ class Loop:
             since = (time.monotonic(), start)
             for step, (host, device) in enumerate(batches, start + 1):
                 state, report = compiled(self.durations.frozen(step - 1))(state, device)
-                if step == 1:
+                if step == 1 and host["image"].size:
                     log.images("augmented_batch", host["image"][:16], step)
                 pending.append((step, host["index"], report))
                 stop = signals.received
@@ -186,14 +187,38 @@ class Loop:
                 validation_loss = None
                 if measure:
                     validation_loss = self._measure(log, state, step, since)
+                    losses.append(validation_loss)
                     state = dataclasses.replace(state, metrics=self._empty_metrics())
                     since = (time.monotonic(), step)
-                if save or stop:
+                ends = measure and self._runs_dry(losses)
+                if save or stop or ends:
                     self.checkpoints.save(state, validation_loss=validation_loss)
                 if stop:
                     self.checkpoints.wait()
                     raise Stopped(stop, step)
+                if ends:
+                    logging.info(
+                        "training ends at step %d of %d: the validation loss of the last %d "
+                        "evaluations was no new lowest",
+                        *(step, self.durations.total, self.settings.patience),
+                    )
+                    break
         return state
+
+    def _validation_losses(self, start: int) -> list[float | None]:
+        """Those of the evaluations up to a step, in their order."""
+        lines = read_history(self.workdir)
+        return [
+            line["loss"] for line in lines if line["part"] == "validation" and line["step"] <= start
+        ]
+
+    def _runs_dry(self, losses: Sequence[float | None]) -> bool:
+        """Whether `config.patience` ends training after evaluations with these losses."""
+        known = [math.inf if loss is None else loss for loss in losses]
+        if not self.settings.patience or not known:
+            return False
+        since = len(known) - 1 - known.index(min(known))
+        return since >= self.settings.patience
 
     def _compile(self, step_fn: StepFn, frozen: tuple[str, ...]) -> StepFn:
         """The step of the phase in which these branches are frozen.
@@ -226,6 +251,7 @@ class Loop:
     def _batches(
         self, part: Part, start: int
     ) -> Generator[tuple[dict[str, np.ndarray], Batch], None, None]:
+        known = self.features.branches if self.features is not None else frozenset()
         batches = pipeline.train_batches(
             part.store,
             part.samples,
@@ -237,6 +263,7 @@ class Loop:
             views=self.settings.data.views,
             workers=self.settings.data.workers,
             shard=(jax.process_index(), jax.process_count()),
+            images=not known.issuperset(self.settings.model.branches),
         )
         if self.features is not None:
             batches = self.features.attach(batches)

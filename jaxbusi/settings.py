@@ -143,6 +143,7 @@ class Settings:
 
     seed: Annotated[int, Range("in [0, 2**32)", lambda value: 0 <= value < 2**32)]
     num_epochs: Annotated[float, Above0]
+    patience: Annotated[int, AtLeast0]
     batch_size: Annotated[int, Above0]
     accumulate: Annotated[int, Above0]
     ema_decay: Annotated[float, Share]
@@ -265,6 +266,11 @@ def _check_together(settings: Settings) -> None:
             f"config.batch_size={settings.batch_size} is not divisible by "
             f"config.accumulate={settings.accumulate}"
         )
+    if settings.patience and settings.data.validation_fraction == 0:
+        raise UserError(
+            f"config.patience={settings.patience} needs config.data.validation_fraction above 0: "
+            "ending training by the test part is not offered"
+        )
     if settings.checkpoint.evaluate == "best" and settings.data.validation_fraction == 0:
         raise UserError(
             "config.checkpoint.evaluate='best' needs config.data.validation_fraction above 0: "
@@ -309,11 +315,10 @@ def _check_data(data: DataSettings) -> None:
             f"config.data.fold={data.fold} does not exist; config.data.folds={data.folds} has "
             f"{f'0 to {data.folds - 1}' if data.folds else 'none: leave it at 0'}"
         )
-    if data.protocol == "leaky" and (data.folds or data.validation_fraction):
-        key = "folds" if data.folds else "validation_fraction"
+    if data.protocol == "leaky" and data.validation_fraction:
         raise UserError(
-            f"config.data.protocol='leaky' divides copies 8:2 as publications do; set "
-            f"config.data.{key}=0 or another protocol"
+            "config.data.protocol='leaky' divides copies in two, as publications do; set "
+            "config.data.validation_fraction=0 or another protocol"
         )
 
 

@@ -208,20 +208,25 @@ def _join(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def eval_step(variables: Tree, batch: Batch, *, model: nn.Module) -> tuple[Metrics, jax.Array]:
+def eval_step(
+    variables: Tree, batch: Batch, judged: jax.Array, *, model: nn.Module
+) -> tuple[Metrics, jax.Array]:
     """Classifies one batch.
 
     Args:
       variables: {'params', 'batch_stats'}.
       batch: B images and labels; rows whose `mask` is False are padding.
+      judged: bool[3], between which classes the metrics are taken: the others are no answer.
       model: a `Classifier`.
 
     Returns:
-      Metrics over the unmasked rows, and probabilities float32[B, 3] of all rows.
+      Metrics over the unmasked rows, and probabilities float32[B, 3] of all rows and classes.
     """
     output: Any = model.apply(variables, **_inputs(batch), train=False)
-    loss = optax.softmax_cross_entropy_with_integer_labels(output.logits, batch["label"])
+    # Without their logits the probabilities of the rest are renormalised, as results.json has them.
+    logits = jnp.where(judged[None], output.logits, -jnp.inf)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     metrics = Metrics.single_from_model_output(
-        logits=output.logits, labels=batch["label"], example_loss=loss, mask=batch["mask"]
+        logits=logits, labels=batch["label"], example_loss=loss, mask=batch["mask"]
     )
     return metrics, jax.nn.softmax(output.logits)

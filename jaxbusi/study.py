@@ -2,12 +2,14 @@
 
     python -m jaxbusi.study --config configs/table4.py --workdir runs/table4 [--config.KEY=VALUE …]
 
-Give the same command again to go on: finished runs are kept, the one that was stopped goes on where
-it was, those that failed are tried again. Exit status 1: the comparison lacks runs that failed.
+At the end it prints the tables of study.md. Give the same command again to go on: finished runs are
+kept, the one that was stopped goes on where it was, those that failed are tried again. Exit status
+1: the comparison lacks runs that failed.
 """
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import app
 
@@ -32,6 +34,7 @@ def _work() -> None:
     workdir = command.WORKDIR.value
     assert workdir is not None  # checked with the other flags
     study = run_study(command.CONFIG.value, workdir)
+    print((Path(workdir) / "study.md").read_text())
     failed = [run for arm in study["arms"].values() for run in arm["runs"] if run["error"]]
     if failed:
         names = ", ".join(run["workdir"] for run in failed)

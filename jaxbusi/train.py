@@ -20,7 +20,7 @@ from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import Stopped, UserError
-from jaxbusi.evaluate import Evaluator, write_evidence
+from jaxbusi.evaluate import Evaluator, announce_leakage, write_evidence
 from jaxbusi.features import compute_features
 from jaxbusi.loop import Durations, Loop
 from jaxbusi.losses import CrossEntropy, balanced_weights
@@ -36,12 +36,16 @@ from jaxbusi.weights.load import Origin
 __all__ = ["Stopped", "build_model", "evaluate", "load_model", "train_and_evaluate"]
 
 
-def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Mapping[str, Any], workdir: str | Path, *, features: Path | None = None
+) -> dict[str, Any]:
     """Trains, evaluates and reports; goes on where an earlier run in the workdir stopped.
 
     Args:
       config: as `configs/fusion.py` makes it.
       workdir: folder for everything the run writes.
+      features: folder for the features of frozen branches, which runs may share; `features` in the
+        workdir by default.
 
     Returns:
       The content of results.json.
@@ -53,6 +57,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
     settings, workdir = Settings.from_config(config), Path(workdir)
     origins, pretrained = start.public_weights(settings, workdir)
     mesh, model, parts = _prepare(settings, workdir, origins)
+    announce_leakage(workdir, settings, parts)
     durations = Durations.resolve(settings, len(parts["train"].samples))
     schedule = make_schedule(
         settings.optim,
@@ -80,11 +85,11 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> dict[s
     )
     try:
         state = start.first_state(state, checkpoints, settings, pretrained)
-        features = compute_features(
-            model, state.variables(), mesh, settings, parts, workdir / "features"
+        known = compute_features(
+            model, state.variables(), mesh, settings, parts, features or workdir / "features"
         )
-        evaluator = Evaluator(model, mesh, settings, parts, features)
-        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator, features)
+        evaluator = Evaluator(model, mesh, settings, parts, known)
+        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator, known)
         state = loop.train(state, step_fn, parts["train"])
         checkpoints.wait()
         return _evaluate(state.variables(), evaluator, checkpoints, settings, workdir, parts)

@@ -245,3 +245,14 @@ def test_a_shortcut_needs_classes_and_images():
     assert measure_shortcut(ones, [0] * 20, [""] * 20) is None
     assert measure_shortcut(ones, [0] * 16 + [1] * 4, [""] * 20) is None
     assert measure_shortcut(ones, [0] * 10 + [1] * 10, ["g"] * 10 + [""] * 10) is None
+
+
+def test_a_table_is_examined_like_a_folder(folders, tmp_path):
+    first, second = folders
+    shutil.copytree(second, tmp_path / "second")
+    table = tmp_path / "second" / "labels.csv"
+    table.write_text("image,label,patient\nnormal/elsewhere.jpg,Normal,7\n")
+    document = audit.audit([str(first), str(table)], tmp_path / "out")
+    assert document["folders"][1]["labels"] == {"benign": 0, "malignant": 0, "normal": 1}
+    assert document["counts"]["across"] == 1
+    assert "external/normal/elsewhere.jpg" in (tmp_path / "out" / "groups.csv").read_text()

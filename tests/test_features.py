@@ -1,13 +1,15 @@
 """Features that are kept give what a frozen branch would have given, for less."""
 
 import functools
-from pathlib import Path
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from jaxbusi import train
+from jaxbusi.campaign import run_study
+from jaxbusi.data import pipeline
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.logs import read_history
@@ -47,11 +49,11 @@ def test_a_run_on_kept_features_is_the_run_without_them(tmp_path, phantoms, monk
     config = make_config(phantoms, **FROZEN, accumulate=2, ema_decay=0.5)
     kept, plain = tmp_path / "kept", tmp_path / "plain"
     train_and_evaluate(config, kept)
-    assert sorted(path.name for path in (kept / "features").iterdir()) == [
-        "test.npz",
-        "train_view0.npz",
-        "train_view1.npz",
-    ]
+    [file] = (kept / "features").iterdir()
+    with np.load(file) as content:
+        # 24 images have two copies in two views; 6 are tested as they are and as copy 1.
+        assert content["keys"].shape == (24 * 2 * 2 + 6 * 2, 16)
+        assert len(content["vit"]) == len(content["keys"])
     monkeypatch.setattr(train, "compute_features", lambda *_: None)
     train_and_evaluate(config, plain)
     # The model's convolution has a bias before batch normalisation, whose gradient is rounding and
@@ -93,8 +95,9 @@ def test_a_stopped_run_goes_on_from_the_kept_features(tmp_path, phantoms, monkey
 
 
 @pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("how", ["damaged", "other weights"])
 def test_features_that_are_damaged_or_of_other_weights_are_computed_again(
-    tmp_path, phantoms, monkeypatch, caplog
+    tmp_path, phantoms, monkeypatch, caplog, how
 ):
     config = make_config(phantoms, **FROZEN)
     whole = train_and_evaluate(config, tmp_path / "whole")
@@ -102,18 +105,65 @@ def test_features_that_are_damaged_or_of_other_weights_are_computed_again(
     with pytest.raises(Stopped):
         train_and_evaluate(config, tmp_path / "parted")
     undo()
-    folder = tmp_path / "parted" / "features"
-    damaged = bytearray((folder / "test.npz").read_bytes())
-    damaged[len(damaged) // 2] ^= 255
-    (folder / "test.npz").write_bytes(damaged)
-    with np.load(folder / "train_view0.npz") as file:
-        content = dict(file)
-    np.savez(
-        folder / "train_view0.npz", **{**content, "vit": content["vit"] + 1, "fingerprint": "x"}
-    )
+    [path] = (tmp_path / "parted" / "features").iterdir()
+    content = path.read_bytes()
+    if how == "damaged":
+        damaged = bytearray(content)
+        damaged[len(damaged) // 2] ^= 255
+        path.write_bytes(damaged)
+    else:
+        with np.load(path) as file:
+            columns = dict(file)
+        np.savez(path, **{**columns, "vit": columns["vit"] + 1, "fingerprint": "x"})
     assert train_and_evaluate(config, tmp_path / "parted") == whole
-    again = [r.getMessage() for r in caplog.records if "is computed again" in r.getMessage()]
-    assert [Path(text.split()[0]).name for text in again] == ["train_view0.npz", "test.npz"]
+    assert f"{path} is damaged or of other weights; it is computed again" in caplog.text
+    assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("counted")
+def test_where_all_branches_are_known_no_image_is_augmented(tmp_path, phantoms, monkeypatch):
+    config = make_config(phantoms, **FROZEN, **{"freeze.resnet18": -1.0})
+    augmented = []
+    augment = pipeline._Loader._augment
+    monkeypatch.setattr(
+        pipeline._Loader,
+        "_augment",
+        lambda self, row, epoch, out: [augmented.append(row), augment(self, row, epoch, out)],
+    )
+    train_and_evaluate(config, tmp_path / "kept")
+    # For features: 24 images x 2 copies x 2 views, and 6 copies of test images; these once more to
+    # be predicted, and the picture of a batch of 8, of which a few are made ahead. Three epochs of
+    # training would take 144 besides.
+    assert len(augmented) <= 24 * 2 * 2 + 6 * 2 + 4 * 8
+    monkeypatch.setattr(train, "compute_features", lambda *_: None)
+    train_and_evaluate(config, tmp_path / "plain")
+    for ours, theirs in zip(curves(tmp_path / "kept"), curves(tmp_path / "plain"), strict=True):
+        assert ours[:2] == theirs[:2]
+        assert ours[2] == pytest.approx(theirs[2], rel=1e-5)
+
+
+@pytest.mark.usefixtures("counted")
+def test_the_folds_of_a_study_share_their_features(tmp_path, phantoms, caplog):
+    config = make_config(phantoms, **FROZEN)
+    with config.unlocked():
+        config.study = {
+            "seeds": (0,),
+            "folds": 3,
+            "arms": ("leaky", "clean"),
+            "changes": {arm: {"data": {"protocol": arm}} for arm in ("leaky", "clean")},
+            "published": {},
+        }
+    with caplog.at_level("INFO"):
+        run_study(config, tmp_path)
+    [path] = (tmp_path / "features").iterdir()
+    with np.load(path) as file:
+        assert len(file["keys"]) == 30 * (1 + 2 * 2)  # the image, and two copies in two views
+    counts = [
+        int(re.search(r": (\d+) of \d+ images by vit", text)[1])
+        for text in caplog.messages
+        if "images by vit" in text
+    ]
+    assert sum(counts) == 30 * (1 + 2 * 2)
 
 
 def test_the_classifier_takes_given_features():

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import calibration, intervals, metrics, results
+from jaxbusi.evaluation import calibration, intervals, metrics, present, results
 from jaxbusi.evaluation.predictions import Predictions
 
 
@@ -201,11 +201,13 @@ def test_summary_is_strict_json_of_the_promised_shape(tmp_path):
         **{score: {"value": None, "low": None, "high": None} for score in metrics.AVERAGED},
         "support": 0,
     }
-    assert images["confusion"] == metrics.confusion(rows.originals()).tolist()
+    judged = present.renormalise(rows.originals())  # there are no normal images
+    assert images["confusion"] == metrics.confusion(judged).tolist()
     means = document["parts"]["test"]["tta"]
     assert means.keys() == images.keys()
     assert (means["count"], means["sources"]) == (35, 35)
-    assert means["confusion"] == metrics.confusion(rows.mean_of_views()).tolist()
+    judged = present.renormalise(rows).mean_of_views()
+    assert means["confusion"] == metrics.confusion(judged).tolist()
     for score in ("accuracy", *metrics.AVERAGED):
         assert images[score].keys() == {"value", "low", "high"}
         assert images[score]["low"] <= images[score]["value"] <= images[score]["high"]

@@ -4,13 +4,16 @@ import csv
 import logging
 import re
 
+import cv2
 import numpy as np
 import pytest
 
+from jaxbusi.data import parts as parts_module
 from jaxbusi.data.parts import load_parts
 from jaxbusi.data.phantoms import write_phantoms
 from jaxbusi.errors import UserError
 from jaxbusi.settings import Settings
+from tests import planted
 from tests.runs import make_config
 
 
@@ -143,3 +146,154 @@ def test_a_csv_of_patients_takes_the_place_of_near_copies(phantoms, tmp_path):
             load(phantoms, tmp_path / "other", **changes)
     with pytest.raises(UserError, match=r"config.data.groups=/none.csv cannot be read as CSV"):
         load(phantoms, tmp_path / "other", **{**changes, "data.groups": "/none.csv"})
+
+
+def write_table(path, lines, header="image,label,patient"):
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def tabulate(folder, patient=lambda name: ""):
+    """Lines of a table of a folder of class sub-folders."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*).png"))
+    return [f"{name},{name.partition('/')[0]},{patient(name)}" for name in names]
+
+
+def groups_of(workdir):
+    with (workdir / "split.csv").open() as file:
+        return {row["image"]: row["group"] for row in csv.DictReader(file)}
+
+
+def test_a_table_keeps_patients_and_near_copies_together(with_copies, tmp_path):
+    """benign (1), (91) and (92) are copies; (2) is of the patient of (91), and (3) of none."""
+    patient = {"benign/benign (91).png": "p1", "benign/benign (2).png": "p1"}
+    for path in with_copies.rglob("*.png"):
+        target = tmp_path / "set" / path.relative_to(with_copies)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    table = write_table(
+        tmp_path / "set" / "labels.csv", tabulate(with_copies, lambda name: patient.get(name, ""))
+    )
+    unit = COPIES | set(patient)
+    for seed in range(6):
+        workdir = tmp_path / str(seed)
+        parts = load(table, workdir, seed=seed, **{"data.protocol": "clean"})
+        place = [name for name in ("train", "test") if unit & images(parts[name])]
+        assert len(place) == 1
+        assert unit <= images(parts[place[0]])
+        groups = groups_of(workdir)
+        assert len({groups[name] for name in unit}) == 1
+        assert groups["benign/benign (3).png"] == ""
+        assert "p1" not in groups.values()  # a patient's identifier is not passed on
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory):
+    """A set, and a table of a second one: two altered copies of the first's images among nine."""
+    base = tmp_path_factory.mktemp("hospitals")
+    first, second = base / "first", base / "second"
+    write_phantoms(first, count=30, seed=0, size=160)
+    write_phantoms(second, count=9, seed=5, size=160)
+    rng = np.random.default_rng(0)
+    for number, way in ((1, "mirror"), (2, "crop")):
+        image = cv2.imread(str(first / "benign" / f"benign ({number}).png"))
+        (second / "benign" / f"copy ({number}).png").write_bytes(planted.WAYS[way](rng, image))
+    # The copy of benign (1) and another image are of one patient.
+    patient = {"benign/copy (1).png": "7", "malignant/malignant (1).png": "7"}
+    lines = tabulate(second, lambda name: patient.get(name, ""))
+    write_table(second / "labels.csv", [line for line in lines if not line.startswith("normal")])
+    return first, second / "labels.csv"
+
+
+def groups_file(first, path):
+    names = sorted(path.relative_to(first).as_posix() for path in first.glob("*/*).png"))
+    path.write_text("image,group\n" + "".join(f"{name},\n" for name in names))
+    return str(path)
+
+
+@pytest.mark.parametrize("given", ["nothing", "groups", "split"])
+def test_copies_across_two_sets_are_found_before_training(hospitals, tmp_path, caplog, given):
+    first, second = hospitals
+    changes = {"data.external": str(second)}
+    if given == "groups":
+        changes["data.groups"] = groups_file(first, tmp_path / "groups.csv")
+    if given == "split":
+        load(first, tmp_path / "before", **changes)
+        lines = (tmp_path / "before" / "split.csv").read_text().splitlines()
+        cells = [line.split(",") for line in lines]
+        bare = [",".join([*c[:3], "" if c[3] != "group" else c[3], *c[4:]]) for c in cells]
+        (tmp_path / "split.csv").write_text("\n".join(bare) + "\n")
+        changes["data.split"] = str(tmp_path / "split.csv")
+    with caplog.at_level(logging.INFO):
+        parts = load(first, tmp_path / "run", **changes)
+    groups, train = groups_of(tmp_path / "run"), images(parts["train"])
+    told = 0
+    for number in (1, 2):
+        own = f"benign/benign ({number}).png"
+        assert groups[own]
+        assert groups[own] == groups[f"external/benign/copy ({number}).png"]
+        told += (own in train) * (1 + (number == 1))  # with (1) comes the other image of patient 7
+    assert groups["external/malignant/malignant (1).png"] == groups["benign/benign (1).png"]
+    total = len(images(parts["external"]))
+    assert told > 0
+    assert f"{told} of {total} external images (" in caplog.text
+    assert "have a near-copy, or an image of their group or patient, in the training" in caplog.text
+    assert "no news of another hospital: external/benign/copy (" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["nothing", "groups"])
+def test_clean_refuses_copies_of_another_hospital_whatever_is_given(hospitals, tmp_path, given):
+    first, second = hospitals
+    changes = {"data.external": str(second), "data.protocol": "clean"}
+    if given == "groups":
+        changes["data.groups"] = groups_file(first, tmp_path / "groups.csv")
+    with pytest.raises(UserError, match=r"\d of \d external images have .* config.data.external"):
+        load(first, tmp_path / "run", **changes)
+    # What was refused may be mended in the same workdir.
+    lines = second.read_text().splitlines()
+    clean = second.with_name("clean.csv")
+    clean.write_text("\n".join(line for line in lines if "copy" not in line) + "\n")
+    parts = load(first, tmp_path / "run", **{**changes, "data.external": str(clean)})
+    assert "external/malignant/malignant (1).png" in images(parts["external"])
+
+
+def test_groups_that_are_listed_take_the_place_of_near_copies_within_a_set(
+    with_copies, tmp_path, monkeypatch
+):
+    listed = groups_file(with_copies, tmp_path / "groups.csv")
+    monkeypatch.setattr(parts_module, "find_groups", None)  # nothing is looked for
+    load(with_copies, tmp_path / "run", **{"data.groups": listed})
+    assert not any(groups_of(tmp_path / "run").values())
+
+
+def test_patients_of_two_hospitals_are_not_taken_for_one(phantoms, tmp_path):
+    other = tmp_path / "other"
+    write_phantoms(other, count=6, seed=7, size=64)
+    tables = []
+    for source in (phantoms, other):
+        folder = tmp_path / source.name / "set"
+        for path in source.rglob("*).png"):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        lines = tabulate(folder, lambda name: "1" if "(1)" in name else "")
+        tables.append(write_table(folder / "labels.csv", lines))
+    load(tables[0], tmp_path / "run", **{"data.external": str(tables[1])})
+    groups = groups_of(tmp_path / "run")
+    names = [f"{name}/{name} (1).png" for name in ("benign", "malignant", "normal")]
+    own, external = ({groups[before + name] for name in names} for before in ("", "external/"))
+    assert len(own) == len(external) == 1
+    assert own != external
+    assert "" not in own | external
+
+
+def test_a_set_to_train_on_must_not_look_like_an_external_one(phantoms, tmp_path):
+    for path in phantoms.rglob("*).png"):
+        target = tmp_path / "external" / path.relative_to(phantoms)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    lines = [f"external/{line}" for line in tabulate(phantoms)]
+    lines = [f"{line.split(',')[0]},{line.split('/')[1]}," for line in lines]
+    table = write_table(tmp_path / "labels.csv", lines)
+    with pytest.raises(UserError, match=r"'external/benign/benign \(1\).png' begins like the"):
+        load(table, tmp_path / "run")

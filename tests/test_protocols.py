@@ -179,6 +179,18 @@ def test_the_leaky_protocol_divides_copies():
     assert leaked / images > 0.99
 
 
+def test_leaky_folds_test_every_copy_once():
+    tested = collections.Counter()
+    for fold in range(5):
+        rows = drawn(BUSI_COUNTS, "leaky", folds=5, fold=fold)
+        here = {row.image: row.copies for row in rows if row.part == "test"}
+        assert sum(here.values()) == 5 * sum(BUSI_COUNTS) // 5
+        trained = {row.image: row.copies for row in rows if row.part == "train"}
+        assert all(trained.get(image, 0) + count == 5 for image, count in here.items())
+        tested.update(here)
+    assert set(tested.values()) == {5}
+
+
 def test_copies_are_numbered_through_the_lines_of_an_image():
     rows = [
         splits.SplitRow("a", "", "benign", "", "train", 3),

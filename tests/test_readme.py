@@ -1,5 +1,6 @@
 """Every command of the README is run as it is written, on small images and for a few steps."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -41,6 +42,8 @@ def small(words):
     if "jaxbusi.study" in words:
         # A tuple that is named twice on a command line is joined, not replaced.
         study = [] if "config.study.seeds" in line else [*SMALL_STUDY]
+        if "configs/protocols.py" in line:
+            study.append("--config.study.folds=0")
         if "configs/table4" in line:
             study.append("--config.study.arms=('ResNet18','ViT')")
     return (SMALL_DINOV2 if "dinov2" in line else SMALL) + study
@@ -58,12 +61,21 @@ def commands():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What a reader has: the clone's files, BUSI, a second hospital and public weights."""
+    """What a reader has: the clone's files, BUSI, a second hospital and public weights.
+
+    The second hospital's images are a folder of three classes, and a table without the normals.
+    """
     folder = tmp_path_factory.mktemp("clone")
     for name in ("configs", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     write_phantoms(folder / "Dataset_BUSI_with_GT", count=30, seed=0, size=64)
-    write_phantoms(folder / "second_hospital", count=9, seed=1, size=64)
+    hospital = folder / "second_hospital"
+    write_phantoms(hospital, count=9, seed=1, size=64)
+    lines = [
+        f"{path.relative_to(hospital).as_posix()},{path.parent.name},{number // 2}\n"
+        for number, path in enumerate(sorted(hospital.glob("[bm]*/*).png")))
+    ]
+    (hospital / "labels.csv").write_text("".join(["image,label,patient\n", *lines]))
     # Told by content: a file of safetensors under torchvision's name is as good.
     save_file(formats.torchvision_resnet18(), folder / "resnet18-f37072fd.pth")
     save_file(formats.dinov2(SIZES["S14"]), folder / "dinov2-small.safetensors")
@@ -93,7 +105,10 @@ def test_the_python_commands_in_their_order(folder):
             for name in ("report.html", "results.json", "predictions_test.csv", "split.csv"):
                 assert all((one / name).exists() for one in runs)
     assert trained >= 6
-    assert (folder / "runs/external/predictions_external.csv").exists()
+    for name, renormalised in (("external", False), ("table", True)):
+        assert (folder / f"runs/{name}/predictions_external.csv").exists()
+        results = json.loads((folder / f"runs/{name}/results.json").read_text())
+        assert results["parts"]["external"]["renormalised"] is renormalised
     assert (folder / "weights/resnet18.safetensors").exists()
 
     # The lines of Python follow on the first run of them.

@@ -94,13 +94,19 @@ def test_differences_are_listed_by_key():
     assert differences(old, new) == ["config.b.c: 2, now 5", "config.e: None, now 4"]
 
 
-def test_leaky_goes_with_neither_folds_nor_validation():
-    for key, value in (("folds", 5), ("validation_fraction", 0.1)):
-        config = fusion.get_config()
-        config.data.protocol = "leaky"
-        config.data[key] = value
-        with pytest.raises(UserError, match=rf"protocol='leaky' .*config\.data\.{key}=0"):
-            Settings.from_config(config)
+def test_patience_needs_a_validation_part():
+    config = fusion.get_config()
+    config.patience = 3
+    with pytest.raises(UserError, match=r"config\.patience=3 needs config\.data\.validation_fra"):
+        Settings.from_config(config)
+
+
+def test_leaky_has_no_validation_part():
+    config = fusion.get_config()
+    config.data.protocol = "leaky"
+    config.data.validation_fraction = 0.1
+    with pytest.raises(UserError, match=r"'leaky' .*config\.data\.validation_fraction=0"):
+        Settings.from_config(config)
 
 
 def test_settings_that_contradict_each_other_are_named():

@@ -183,9 +183,9 @@ def test_finished_runs_are_kept_and_more_seeds_may_be_asked_for(tmp_path, phanto
     made = []
     train = campaign.train_and_evaluate
 
-    def counting(config, workdir):
+    def counting(config, workdir, **shared):
         made.append(workdir.relative_to(tmp_path).as_posix())
-        return train(config, workdir)
+        return train(config, workdir, **shared)
 
     monkeypatch.setattr(campaign, "train_and_evaluate", counting)
     one = {"study.arms": ("slow",)}
@@ -220,11 +220,11 @@ def test_a_stopped_study_goes_on_in_the_run_that_was_stopped(tmp_path, phantoms,
 def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkeypatch):
     train = campaign.train_and_evaluate
 
-    def failing(config, workdir):
+    def failing(config, workdir, **shared):
         if workdir.parent.name == "slow":
             workdir.mkdir(parents=True, exist_ok=True)
             raise RuntimeError("out of <b>memory</b>\nat step 3")
-        return train(config, workdir)
+        return train(config, workdir, **shared)
 
     monkeypatch.setattr(campaign, "train_and_evaluate", failing)
     config = make_study(phantoms, seeds=(0,))
@@ -253,7 +253,7 @@ def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkey
 
 
 def test_a_study_of_which_nothing_finished(tmp_path, phantoms, monkeypatch):
-    def failing(*_):
+    def failing(*_, **__):
         raise UserError("no luck")
 
     monkeypatch.setattr(campaign, "train_and_evaluate", failing)
@@ -263,7 +263,9 @@ def test_a_study_of_which_nothing_finished(tmp_path, phantoms, monkeypatch):
 
 
 def test_what_would_make_every_run_fail_is_found_before_the_first(tmp_path, phantoms, monkeypatch):
-    monkeypatch.setattr(campaign, "train_and_evaluate", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(
+        campaign, "train_and_evaluate", lambda *_, **__: pytest.fail("a run was made")
+    )
     cases = (
         (make_study("/nowhere"), r"config\.data\.root.*/nowhere"),
         (make_study(phantoms, **{"data.external": "/other"}), r"config\.data\.external.*/other"),
@@ -367,15 +369,18 @@ def run(*arguments):
     )
 
 
-def test_the_command_says_that_runs_failed(monkeypatch, capsys):
+def test_the_command_prints_the_tables_and_says_that_runs_failed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.md").write_text("| model | runs |\n")
     runs = [{"workdir": "slow/seed0", "error": "no"}, {"workdir": "slow/seed1", "error": None}]
     monkeypatch.setattr(campaign, "run_study", lambda *_: {"arms": {"slow": {"runs": runs}}})
     for flag in ("CONFIG", "WORKDIR"):
-        monkeypatch.setattr(command, flag, SimpleNamespace(value="x"))
+        monkeypatch.setattr(command, flag, SimpleNamespace(value=str(tmp_path)))
     with pytest.raises(SystemExit) as ended:
         study_command.main(["study"])
     assert ended.value.code == 1
-    assert "jaxbusi: 1 run(s) failed (slow/seed0); failure.txt" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == "| model | runs |\n\n"
+    assert "jaxbusi: 1 run(s) failed (slow/seed0); failure.txt" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -471,6 +476,7 @@ def test_table4_is_the_papers_comparison(config, tmp_path):
 
 def test_protocols_are_compared_on_one_model(tmp_path):
     plan = Plan.from_config(protocols.get_config(), tmp_path)
+    assert {run.fold for run in plan.runs} == set(range(5))
     assert {(run.arm, run.settings.data.protocol) for run in plan.runs} == {
         ("leaky", "leaky"),
         ("paper", "paper"),

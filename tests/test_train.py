@@ -137,6 +137,38 @@ def test_evaluate_needs_a_checkpoint(tmp_path, phantoms):
         evaluate(None, tmp_path)
 
 
+def test_training_ends_when_the_validation_loss_falls_no_more(tmp_path, phantoms, monkeypatch):
+    """Also if it was stopped in between, and given again when it is finished."""
+    config = make_config(
+        phantoms,
+        **{
+            "num_epochs": 40.0,
+            "patience": 2,
+            "optim.learning_rate": 0.05,
+            "data.validation_fraction": 0.25,
+            "checkpoint.evaluate": "best",
+        },
+    )
+    results = train_and_evaluate(config, tmp_path / "whole")
+    lines = read_history(tmp_path / "whole")
+    losses = [line["loss"] for line in lines if line["part"] == "validation"]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 1 + 2 < 40
+    for end in range(1, len(losses)):  # not earlier
+        assert end - 1 - losses[:end].index(min(losses[:end])) < 2
+    steps = [line["step"] for line in lines if line["part"] == "validation"]
+    assert results["checkpoint"]["step"] == steps[best]
+
+    undo = stop_after(monkeypatch, steps[best] + 1)
+    with pytest.raises(Stopped):
+        train_and_evaluate(config, tmp_path / "parted")
+    undo()
+    assert train_and_evaluate(config, tmp_path / "parted") == results
+    assert read_history(tmp_path / "parted")[-1]["step"] == steps[-1]
+    monkeypatch.setattr(loop.Loop, "_batches", lambda *_: pytest.fail("trained on"))
+    assert train_and_evaluate(config, tmp_path / "parted") == results
+
+
 def test_the_best_checkpoint_is_chosen_on_the_validation_part(tmp_path, phantoms):
     config = make_config(
         phantoms, **{"data.validation_fraction": 0.25, "checkpoint.evaluate": "best", "seed": 3}

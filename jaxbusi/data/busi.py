@@ -1,4 +1,4 @@
-"""Reads a set of labelled images: from a folder of files, or prepared as array_record.
+"""Reads a set of labelled images: from a folder, a CSV file, or prepared as array_record.
 
 The prepared form is one large file in place of 1,600 small ones, which network file systems serve
 badly. It is written by TensorFlow Datasets, which needs no TensorFlow for array_record.
@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from jaxbusi.data.folders import HOW_TO_GET_BUSI, find_records, natural_key
 from jaxbusi.data.records import CLASSES, Record
+from jaxbusi.data.tables import read_table
 from jaxbusi.errors import UserError
 
 PUBLISHED_COUNTS: tuple[int, ...] = (437, 210, 133)
@@ -28,15 +29,19 @@ _SPLIT = "train"  # TensorFlow Datasets wants a name; the set has no split of it
 def read_records(
     root: str | Path, *, require_all: bool = True, key: str = "config.data.root"
 ) -> list[Record]:
-    """Reads a folder in whichever of the two forms it is: `read_prepared` or `read_folder`.
+    """Reads a set in whichever form it is: `read_prepared`, `tables.read_table` or `read_folder`.
 
     A prepared set may be given as the folder with `dataset_info.json`, or as the folder that
-    `prepare` was told to write to.
+    `prepare` was told to write to; a table is told by its name, which ends in `.csv`.
     """
     prepared = Path(root) / Busi.name / str(Busi.VERSION)
     for directory in (Path(root), prepared):
         if (directory / "dataset_info.json").is_file():
             return read_prepared(directory, require_all=require_all, key=key)
+    if Path(root).suffix.lower() == ".csv" and not Path(root).is_dir():
+        records = read_table(root, require_all=require_all, key=key)
+        _log_counts(records, root)
+        return records
     return read_folder(root, require_all=require_all, key=key)
 
 

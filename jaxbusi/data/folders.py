@@ -86,7 +86,7 @@ def _find_base(root: Path, key: str) -> Path:
     if not root.exists():
         raise UserError(f"{key}: the folder {root} does not exist; {HOW_TO_GET_BUSI}")
     if not root.is_dir():
-        raise UserError(f"{key}: {root} is a file; unpack it and give the folder")
+        raise UserError(f"{key}: {root} is a file; unpack it and give the folder, or a .csv file")
     entries = _visible(root)
     if not entries:
         raise UserError(f"{key}: the folder {root} is empty; {HOW_TO_GET_BUSI}")

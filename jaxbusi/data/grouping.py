@@ -1,12 +1,12 @@
 """From links between images to groups of images that belong together."""
 
 import collections
-import csv
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxbusi.data.images import ImageError
+from jaxbusi.data.tables import read_csv
 from jaxbusi.errors import UserError
 
 EXACT, COPY, SCENE = "exact", "copy", "scene"
@@ -158,42 +158,67 @@ def join(count: int, links: Iterable[Link]) -> tuple[list[list[int]], list[Link]
     return components, refused
 
 
-def read_groups(path: str | Path, names: Sequence[str]) -> dict[str, str]:
+def unite(names: Sequence[str], groupings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Joins several groupings: images that share a group in any of them share one in the result.
+
+    The groups are the connected components: of three images of which two are near-copies and two
+    are one patient's, none may be parted from the others.
+
+    Args:
+      names: of the images.
+      groupings: group of images by name; '' or no entry is an image on its own.
+
+    Returns:
+      The group of each of `names`, '' for none. Names are those of the first grouping, else that of
+      the first image: a patient's identifier is not written where results are.
+    """
+    rows = {name: row for row, name in enumerate(names)}
+    links = []
+    for grouping in groupings:
+        first: dict[str, int] = {}
+        for name, row in rows.items():
+            if group := grouping.get(name, ""):
+                links.append(Link(first.setdefault(group, row), row, COPY, 1.0))
+    found = {name: groupings[0].get(name, "") for name in names}
+    for component in join(len(names), links)[0]:
+        named = [found[names[row]] for row in component if found[names[row]]]
+        found |= {names[row]: (named or [names[component[0]]])[0] for row in component}
+    return found
+
+
+def read_groups(
+    path: str | Path, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, str]:
     """Reads which images belong together from a CSV file: groups.csv, or one of patients.
 
     Args:
       path: a file with the columns `image` and `group` or `patient`; others are not read. An empty
         group is an image on its own.
       names: the images that it has to list; further ones may be listed.
+      optional: images that are on their own where it does not list them.
 
     Returns:
-      The group of each of `names`, '' for none.
+      The group of each of `names` and `optional`, '' for none.
 
     Raises:
       UserError: the file cannot be read, lacks a column, lists an image twice or not at all.
     """
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"config.data.groups={path} cannot be read as CSV ({reason})") from error
-    column = next((name for name in ("group", "patient") if lines and name in lines[0]), None)
-    if column is None or "image" not in lines[0]:
+    where = f"config.data.groups={path}"
+    table = read_csv(path, ("image", "group", "patient"), where=where)
+    column = next((name for name in ("group", "patient") if name in table.header), None)
+    if column is None or "image" not in table.header:
         raise UserError(
-            f"config.data.groups={path} needs the columns image and group (or patient) and a line "
-            "for each image"
+            f"{where} needs the columns image and group (or patient) and a line for each image"
         )
     found: dict[str, str] = {}
-    for number, line in enumerate(lines, 2):
-        if line["image"] in found:
+    for number, cells in table.lines:
+        if cells["image"] in found:
             raise UserError(
-                f"config.data.groups={path}, line {number}: {line['image']!r} is listed a second "
-                "time"
+                f"{where}, line {number}: {cells['image']!r} is listed a second time; remove one"
             )
-        found[line["image"]] = line[column] or ""
+        found[cells["image"]] = cells[column]
     missing = [name for name in names if name not in found]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"config.data.groups={path} does not list {missing[0]!r}{more}; add it")
-    return {name: found[name] for name in names}
+        raise UserError(f"{where} does not list {missing[0]!r}{more}; add it")
+    return {name: found.get(name, "") for name in (*names, *optional)}

@@ -9,7 +9,7 @@ import jax
 
 from jaxbusi.data import busi, phantoms, pipeline, protocols, splits
 from jaxbusi.data.duplicates import find_groups
-from jaxbusi.data.grouping import read_groups
+from jaxbusi.data.grouping import read_groups, unite
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.data.store import ImageStore
 from jaxbusi.errors import UserError
@@ -51,6 +51,8 @@ def load_parts(settings: DataSettings, *, seed: int, workdir: Path) -> PartSet:
     """Reads the set, and the external one, and divides it as split.csv says.
 
     The workdir's own split.csv decides if there is one, then `settings.split`, then the seed.
+    Before anything is trained the log says how many images that are not trained on have a near-copy
+    among those that are; see `_groups` for where they are looked for.
 
     Args:
       settings: `config.data`.
@@ -58,20 +60,26 @@ def load_parts(settings: DataSettings, *, seed: int, workdir: Path) -> PartSet:
       workdir: where split.csv is kept, and the phantoms where they are asked for.
 
     Raises:
-      UserError: a folder, an image or a split file is not what it should be; the message names it.
+      UserError: a set, an image or a split file is not what it should be, or under the protocol
+        `clean` an image that is not trained on has a near-copy that is; the message names it.
     """
     root = settings.root
     if not root and settings.phantoms:
         root = str(workdir / "phantoms")
         phantoms.write_phantoms(root, count=settings.phantoms, seed=seed)
-    stores = [_open(busi.read_records(root), settings)]
+    stores = [_open(_own(busi.read_records(root)), settings)]
     if settings.external:
         records = busi.read_records(
             settings.external, require_all=False, key="config.data.external"
         )
         stores.append(_open(splits.external_records(records), settings))
-    rows = _rows(stores, settings, seed, workdir / "split.csv")
-    _check_leakage(rows, settings)
+    path = workdir / "split.csv"
+    rows = _rows(stores, settings, seed, path)
+    patients = any(record.patient for store in stores for record in store.records)
+    _check_leakage(rows, settings, patients=patients)
+    # Written after the check: what it refused may be mended in the same workdir.
+    if not path.exists() and jax.process_index() == 0:
+        splits.write_split(path, rows)
     parts: dict[str, Part] = {}
     firsts = splits.first_copies(rows)
     for store in stores:
@@ -89,6 +97,17 @@ def load_parts(settings: DataSettings, *, seed: int, workdir: Path) -> PartSet:
     return PartSet(parts, rows, skipped)
 
 
+def _own(records: Sequence[Record]) -> Sequence[Record]:
+    """The records of the set that is trained on, none of which may look like an external one."""
+    for record in records:
+        if _is_external(record):
+            raise UserError(
+                f"config.data.root: {record.name!r} begins like the images of an external set; "
+                "rename the folder"
+            )
+    return records
+
+
 def _open(records: Sequence[Record], settings: DataSettings) -> ImageStore:
     return ImageStore(
         records,
@@ -102,57 +121,90 @@ def _open(records: Sequence[Record], settings: DataSettings) -> ImageStore:
 def _rows(
     stores: list[ImageStore], settings: DataSettings, seed: int, path: Path
 ) -> list[splits.SplitRow]:
-    """Reads or draws split.csv."""
+    """The lines of split.csv, read or drawn."""
     records = [record for store in stores for record in store.records]
     digests = [digest for store in stores for digest in store.sha256]
     if path.exists():
         return splits.read_split(path, records, digests)
     if settings.split:
         rows = splits.read_split(settings.split, records, digests)
-    else:
-        rows = protocols.draw_rows(
-            records,
-            digests,
-            _groups(settings, records),
-            protocol=settings.protocol,
-            shares=protocols.Shares(
-                settings.train_fraction, settings.validation_fraction, settings.folds, settings.fold
-            ),
-            copies=settings.copies,
-            seed=seed,
-        )
-    if jax.process_index() == 0:
-        splits.write_split(path, rows)
-    return rows
-
-
-def _groups(settings: DataSettings, records: Sequence[Record]) -> Mapping[str, str]:
-    """The group of each image: as `config.data.groups` lists them, else of its near-copies."""
+        groups = _groups(records, {row.image: row.group for row in rows})
+        return [dataclasses.replace(row, group=groups[row.image]) for row in rows]
+    listed = None
     if settings.groups:
-        return read_groups(settings.groups, [record.name for record in records])
-    found = find_groups(records, progress=True).of()
-    logging.info(
-        "%d images are in %d groups of near-copies",
-        sum(1 for group in found.values() if group),
-        len({group for group in found.values() if group}),
+        own, others = (
+            [record.name for record in records if _is_external(record) is external]
+            for external in (False, True)
+        )
+        listed = read_groups(settings.groups, own, optional=others)
+    return protocols.draw_rows(
+        records,
+        digests,
+        _groups(records, listed),
+        protocol=settings.protocol,
+        shares=protocols.Shares(
+            settings.train_fraction, settings.validation_fraction, settings.folds, settings.fold
+        ),
+        copies=settings.copies,
+        seed=seed,
     )
-    return found
 
 
-def _check_leakage(rows: list[splits.SplitRow], settings: DataSettings) -> None:
-    """Says how many images have a near-copy in training; the clean protocol refuses any."""
+def _is_external(record: Record) -> bool:
+    return record.name.startswith(splits.EXTERNAL_PREFIX)
+
+
+def _groups(records: Sequence[Record], listed: Mapping[str, str] | None) -> Mapping[str, str]:
+    """The group of each image: what must not be parted, and is one unit of evidence.
+
+    Near-copies are a group, and so are the images of a patient where the set is a table that names
+    patients; a group is a connected component of both. Groups that are listed take the place of the
+    near-copies within a set. They say nothing of copies across the two sets, as training and
+    external images: those are looked for in any case.
+
+    Args:
+      records: of both sets.
+      listed: group by image, '' for none, as `config.data.groups` or a given split.csv has them;
+        None looks for all near-copies.
+    """
+    names = [record.name for record in records]
+    patients = {record.name: record.patient for record in records}
+    is_external = [_is_external(record) for record in records]
+    if listed is not None and not any(is_external):
+        return unite(names, [listed, patients])
+    found = find_groups(records, progress=True)
+    across = found.straddling(is_external)
+    logging.info(
+        "%d images are in %d groups of near-copies, %d of them across the two sets",
+        *(sum(len(group.rows) for group in found.groups), len(found.groups), len(across)),
+    )
+    if listed is None:
+        return unite(names, [found.of(), patients])
+    copies = {names[row]: group.name for group in across for row in group.rows}
+    return unite(names, [listed, patients, copies])
+
+
+def _check_leakage(rows: list[splits.SplitRow], settings: DataSettings, *, patients: bool) -> None:
+    """Says which images have a near-copy in training; the clean protocol refuses any."""
+    relative = "a near-copy, or an image of their group or patient,"
+    what = relative if patients or settings.groups else "a near-copy"
+    trained = {row.group for row in rows if row.part == "train" and row.group}
     for part, (leaked, total) in splits.leakage(rows).items():
         logging.info(
-            "%d of %d %s images (%.1f %%) have a near-copy in the training part",
-            *(leaked, total, part, 100 * leaked / total),
+            "%d of %d %s images (%.1f %%) have %s in the training part",
+            *(leaked, total, part, 100 * leaked / total, what),
         )
+        names = [row.image for row in rows if row.part == part and row.group in trained]
         if settings.protocol == "clean" and leaked:
-            groups = {row.group for row in rows if row.part == "train"}
-            names = [row.image for row in rows if row.part == part and row.group in groups]
             raise UserError(
-                f"config.data.protocol='clean': {leaked} of {total} {part} images have a near-copy "
+                f"config.data.protocol='clean': {leaked} of {total} {part} images have {what} "
                 f"in the training part, the first is {names[0]!r}; leave it out of "
                 f"{'config.data.external' if part == 'external' else 'config.data.split'}"
+            )
+        if part == "external" and leaked:
+            logging.warning(
+                "scores on these external images are no news of another hospital: %s%s",
+                *(", ".join(names[:5]), f" and {leaked - 5} more" if leaked > 5 else ""),
             )
     excluded = [row.image for row in rows if row.part == splits.EXCLUDED]
     if excluded:

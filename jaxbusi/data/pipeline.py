@@ -84,6 +84,7 @@ def train_batches(
     start_step: int = 0,
     workers: int = 0,
     shard: tuple[int, int] = (0, 1),
+    images: bool = True,
 ) -> Generator[Batch]:
     """Endless augmented batches; every sample once an epoch, in a new order each epoch.
 
@@ -107,6 +108,7 @@ def train_batches(
       start_step: the number of steps already taken; the batches are those that follow.
       workers: processes; 0 uses threads of this one.
       shard: (index, count); of each batch, this is the index-th of count equal parts in sequence.
+      images: whether anybody looks at them; else they have no pixels, uint8[B, 0, 0, 3].
 
     Returns:
       An iterator over batches of batch_size / count samples. Closing it ends threads and processes.
@@ -119,7 +121,7 @@ def train_batches(
     local = _share(batch_size, shard)
     if len(samples) == 0:
         raise ValueError("there are no samples to train on")
-    loader = _Loader(store, samples, settings, seed, views)
+    loader = _Loader(store, samples, settings, seed, views, images)
     if balanced:
         plan = _balanced_order(samples.label, seed)
     else:
@@ -291,6 +293,7 @@ class _Loader:
         settings: AugmentSettings,
         seed: int,
         views: int = 0,
+        images: bool = True,
     ):
         if (store.resize, store.crop) != (settings.resize, settings.crop):
             raise ValueError(
@@ -302,6 +305,7 @@ class _Loader:
         self._settings = settings
         self._seed = seed
         self._views = views
+        self._side = settings.crop if images else 0
         self._names = [_words(record.name) for record in store.records]
 
     def train(self, plan: np.ndarray) -> Batch:
@@ -309,6 +313,8 @@ class _Loader:
         epochs = plan[:, 0] % self._views if self._views else plan[:, 0]
         batch = self._empty(plan[:, 1])
         batch["view"] = epochs.astype(np.int32)
+        if self._side == 0:
+            return batch
         for image, epoch, row in zip(
             batch["image"], epochs.tolist(), plan[:, 1].tolist(), strict=True
         ):
@@ -331,9 +337,8 @@ class _Loader:
         return batch
 
     def _empty(self, rows: np.ndarray) -> Batch:
-        side = self._settings.crop
         return {
-            "image": np.empty((len(rows), side, side, 3), np.uint8),
+            "image": np.empty((len(rows), self._side, self._side, 3), np.uint8),
             "label": self._samples.label[rows].astype(np.int32),
             "index": rows.astype(np.int32),
         }

@@ -2,7 +2,7 @@
 
 * `paper`: every class 8:2, image by image; then each image of either part counts as five copies.
 * `leaky`: every image is expanded into its copies first and those are divided, so that most images
-  are trained on and tested on. It measures what that mistake is worth.
+  are trained on and tested on, with folds in several. It measures what that mistake is worth.
 * `clean`: images of a group (near-copies, or one patient's) stay together, groups that carry two
   labels are left out, and what is evaluated are the images alone, without copies.
 
@@ -74,7 +74,7 @@ def draw_rows(
         record.name: {"external": 1 if protocol == "clean" else copies} for record in records
     }
     if protocol == "leaky":
-        parts |= _divide_copies(names, labels, copies, shares.train_fraction, seed)
+        parts |= _divide_copies(names, labels, copies, shares, seed)
     else:
         kept = groups if protocol == "clean" else dict.fromkeys(names, "")
         divided = divide(names, labels, kept, shares=shares, seed=seed)
@@ -143,18 +143,7 @@ def _parts(units: Sequence[Sequence[str]], label: int, shares: Shares) -> list[s
             f"parts needs {needed} or more; add images"
         )
     sizes = [len(unit) for unit in units]
-    total = sum(sizes)
-    middles = _middles(sizes)
-    if shares.folds:
-        tested = [int(middle * shares.folds / total) == shares.fold for middle in middles]
-        if not any(tested):
-            raise UserError(
-                f"fold {shares.fold} of {shares.folds} has no image of class {CLASSES[label]}, "
-                "whose groups are too large; use fewer folds"
-            )
-    else:
-        fitted = min(max(round(shares.train_fraction * total), needed - 1), total - 1)
-        tested = _both([middle > fitted for middle in middles])
+    tested = _tested(sizes, label, shares, needed - 1)
     parts = ["test" if test else "train" for test in tested]
     if shares.validation_fraction:
         training = [number for number, test in enumerate(tested) if not test]
@@ -164,6 +153,22 @@ def _parts(units: Sequence[Sequence[str]], label: int, shares: Shares) -> list[s
         for number, is_held in zip(training, reversed(_both(chosen[::-1])), strict=True):
             parts[number] = "validation" if is_held else "train"
     return parts
+
+
+def _tested(sizes: Sequence[int], label: int, shares: Shares, least: int) -> list[bool]:
+    """Which units of these sizes, as they stand in line, are tested; `least` or more are not."""
+    total = sum(sizes)
+    middles = _middles(sizes)
+    if not shares.folds:
+        fitted = min(max(round(shares.train_fraction * total), least), total - 1)
+        return _both([middle > fitted for middle in middles])
+    tested = [int(middle * shares.folds / total) == shares.fold for middle in middles]
+    if not any(tested):
+        raise UserError(
+            f"fold {shares.fold} of {shares.folds} has no image of class {CLASSES[label]}, "
+            "whose groups are too large; use fewer folds"
+        )
+    return tested
 
 
 def _middles(sizes: Sequence[int]) -> list[float]:
@@ -180,7 +185,7 @@ def _both(chosen: list[bool]) -> list[bool]:
 
 
 def _divide_copies(
-    names: Sequence[str], labels: Sequence[int], copies: int, train_fraction: float, seed: int
+    names: Sequence[str], labels: Sequence[int], copies: int, shares: Shares, seed: int
 ) -> dict[str, dict[str, int]]:
     """Divides all copies of a class together; how many of each image are in which part."""
     counts: dict[str, dict[str, int]] = {name: {} for name in names}
@@ -190,9 +195,9 @@ def _divide_copies(
             ((name, copy) for name in here for copy in range(copies)),
             key=lambda item: _place(seed, f"{item[0]} {item[1]}"),
         )
-        fitted = min(max(round(train_fraction * len(items)), 1), len(items) - 1)
-        for position, (name, _) in enumerate(items):
-            part = "train" if position < fitted else "test"
+        tested = _tested([1] * len(items), label, shares, 1)
+        for (name, _), test in zip(items, tested, strict=True):
+            part = "test" if test else "train"
             counts[name][part] = counts[name].get(part, 0) + 1
     return counts
 

@@ -24,9 +24,11 @@ class Record:
       label: index into `CLASSES`.
       image: the encoded image file.
       masks: the encoded mask files, in name order; empty where the set has none.
+      patient: images of one set with the same are of one patient; empty where it is not known.
     """
 
     name: str
     label: int
     image: Blob
     masks: tuple[Blob, ...] = ()
+    patient: str = ""

@@ -47,9 +47,17 @@ def external_records(records: Iterable[Record]) -> list[Record]:
     """Puts `external/` before the names of a second set.
 
     Both sets have images called `benign/benign (1).png`. With the prefix a name means one image
-    everywhere: in split.csv, in predictions, in the random numbers of augmentation.
+    everywhere: in split.csv, in predictions, in the random numbers of augmentation. Patient 7 of
+    one hospital is not patient 7 of another either.
     """
-    return [dataclasses.replace(record, name=EXTERNAL_PREFIX + record.name) for record in records]
+    return [
+        dataclasses.replace(
+            record,
+            name=EXTERNAL_PREFIX + record.name,
+            patient=record.patient and EXTERNAL_PREFIX + record.patient,
+        )
+        for record in records
+    ]
 
 
 def first_copies(rows: Iterable[SplitRow]) -> list[int]:

@@ -4,6 +4,9 @@
 * image_size: a random forest on the width and height of the file;
 * pixel_neighbour: the class of the training image whose gray values correlate best at 64 × 64.
 
+Where a class does not occur in the part (see `present`), the rules know it as the model does: they
+answer with one of the others.
+
 A model that is no better than these has learnt nothing that is worth its training; how good they
 are says how much of a score is the set's doing.
 """
@@ -16,7 +19,7 @@ import cv2
 import numpy as np
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import intervals
+from jaxbusi.evaluation import intervals, present
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.evaluation.shortcuts import forest
 
@@ -69,7 +72,9 @@ def answers(train: Seen, test: Seen) -> dict[str, Predictions]:
     fitted = forest().fit(train.size, train.label)
     by_size = np.zeros((len(test.label), len(CLASSES)))
     by_size[:, fitted.classes_] = fitted.predict_proba(test.size)
-    compared = np.linspace(0, len(train.label) - 1, min(len(train.label), _MOST)).astype(int)
+    candidates = np.flatnonzero(present.judged_classes(test.label)[train.label])
+    chosen = np.linspace(0, len(candidates) - 1, min(len(candidates), _MOST)).astype(int)
+    compared = candidates[chosen]
     nearest = compared[(test.pixels @ train.pixels[compared].T).argmax(axis=1)]
     found = {
         "majority": np.tile(shares, (len(test.label), 1)),
@@ -101,6 +106,7 @@ def summarize(
     """
     found = {}
     for name, rows in answers(train, test).items():
-        scored = intervals.bootstrap(rows.in_units(units), resamples=resamples, seed=seed)
+        rows = present.renormalise(rows.in_units(units))
+        scored = intervals.bootstrap(rows, resamples=resamples, seed=seed)
         found[name] = {score: scored[score] for score in SCORES}
     return found

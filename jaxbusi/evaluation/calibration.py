@@ -18,6 +18,7 @@ changes no answer. T above 1 says that the model was too sure. T is fitted on th
 alone, never on what it is judged on.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -149,9 +150,6 @@ def at_edge(temperature: float) -> bool:
 def scale(predictions: Predictions, temperature: float) -> Predictions:
     """The same rows with probabilities at another temperature; the answers stay."""
     logs = np.log(np.maximum(predictions.probabilities, _LEAST))
-    return Predictions(
-        predictions.image,
-        predictions.copy,
-        predictions.label,
-        special.softmax(logs / temperature, axis=1),
+    return dataclasses.replace(
+        predictions, probabilities=special.softmax(logs / temperature, axis=1)
     )

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxbusi.evaluation import intervals, metrics
+from jaxbusi.data.records import CLASSES
+from jaxbusi.evaluation import intervals, metrics, present
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.evaluation.results import as_json, finite, kinds_of_rows
 
@@ -24,13 +25,14 @@ def summarize_arm(
     """The scores of one arm over its runs.
 
     Args:
-      runs: the finished ones, one at least.
+      runs: the finished ones, one at least; the model's own probabilities.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
     Returns:
-      {part: {'images': {...}, 'copies': {...}, 'tta': {...}}} for the parts that all runs have,
-      each with
+      {part: {'classes': [...], 'renormalised': bool, 'images': {...}, 'copies': {...}, 'tta':
+      {...}}} for the parts that all runs have: names of the classes that occur, whether
+      probabilities are renormalised over them (see `present`), and each of the last three with
 
       * scores: for each key of `metrics.scores` {mean, sd, low, high, values}: over the
         runs; `sd` is that of a sample, None for a single run; `low` and `high` are the 95 %
@@ -41,12 +43,21 @@ def summarize_arm(
     """
     parts = [name for name in runs[0] if all(name in run for run in runs)]
     return {
-        part: {
+        part: _classes([run[part] for run in runs])
+        | {
             kind: _summarize([rows[kind] for rows in kinds], resamples=resamples, seed=seed)
             for kind in ("images", "copies", "tta")
         }
         for part in parts
         for kinds in [[kinds_of_rows(run[part]) for run in runs]]
+    }
+
+
+def _classes(runs: Sequence[Predictions]) -> dict[str, Any]:
+    label = np.concatenate([run.label for run in runs])
+    return {
+        "classes": [CLASSES[index] for index in np.unique(label)],
+        "renormalised": not bool(present.judged_classes(label).all()),
     }
 
 

@@ -256,8 +256,8 @@ def write_all(
       directory: for confusion_<part>_images.png, confusion_<part>_copies.png (where there are
         copies), roc_<part>.png, reliability_<part>.png, selective_<part>.png, mistakes_<part>.png,
         curves.png (where there is a history) and batch.png (where a batch is given).
-      predictions: by part.
-      results: of `results.assemble` over the same predictions.
+      predictions: by part, as `present.renormalise` gives them.
+      results: of `results.assemble` over the same rows.
       history: the lines of metrics.jsonl; may be empty.
       load_image: by part, as in `plot_mistakes`.
       batch: augmented images uint8[B, H, W, 3] and their labels int[B].

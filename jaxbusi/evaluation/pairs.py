@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from jaxbusi.evaluation import intervals, metrics
+from jaxbusi.evaluation import intervals, metrics, present
 from jaxbusi.evaluation.comparison import summed
 from jaxbusi.evaluation.predictions import Predictions, sources
 
@@ -47,7 +47,7 @@ def compare_arms(
 
     Args:
       arms: {arm: {split: {part: predictions}}}, of the finished runs; a split is a seed, or a seed
-        and a fold.
+        and a fold. The model's own probabilities, which are renormalised, see `present`.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -57,12 +57,13 @@ def compare_arms(
       divide the images differently, it is 0 and the rest is of `gap`.
     """
     found = []
+    arms = {arm: {of: _judged(run) for of, run in runs.items()} for arm, runs in arms.items()}
     parts = [part for runs in arms.values() for run in runs.values() for part in run]
     for part, (first, second) in itertools.product(
         dict.fromkeys(parts), itertools.combinations(arms, 2)
     ):
         both = {
-            number: (arms[first][number][part].originals(), arms[second][number][part].originals())
+            number: (arms[first][number][part], arms[second][number][part])
             for number in arms[first]
             if part in arms[first][number] and part in arms[second].get(number, {})
         }
@@ -77,8 +78,7 @@ def compare_arms(
             )
         else:
             ones, others = (
-                [run[part].originals() for run in arms[arm].values() if part in run]
-                for arm in (first, second)
+                [run[part] for run in arms[arm].values() if part in run] for arm in (first, second)
             )
             if not ones or not others:
                 continue
@@ -86,6 +86,11 @@ def compare_arms(
         names = {"first": first, "second": second, "part": part, "splits": len(shared)}
         found.append({**names, **content})
     return found
+
+
+def _judged(run: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """The images themselves of each part, as they are scored."""
+    return {part: present.renormalise(rows.originals()) for part, rows in run.items()}
 
 
 def _aligned(one: Predictions, other: Predictions) -> tuple[Predictions, Predictions] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import baselines, calibration, page, paper
+from jaxbusi.evaluation import baselines, calibration, page, paper, present
 from jaxbusi.evaluation.canvas import Picture
 from jaxbusi.evaluation.predictions import Predictions, confident_mistakes
 
@@ -48,7 +48,11 @@ _SCORES = (
 _SPACE = "\N{NO-BREAK SPACE}"
 
 _CALIBRATION = (
-    ("brier", "Brier score", "0 is perfect, 2 the worst; a third for each class gives 0.667"),
+    (
+        "brier",
+        "Brier score",
+        "0 is perfect, 2 the worst; alike for three classes 0.667, for two 0.5",
+    ),
     ("ece", "Expected calibration error", "mean gap between how sure and how often right"),
 )
 
@@ -67,7 +71,7 @@ class Run:
       environment: versions, devices and the like, nested mappings of JSON values.
       split: {part: {class: (images, images with their copies)}}.
       results: of `results.assemble`; its first part is the headline.
-      predictions: by part, those of `results`.
+      predictions: by part, those of `results`, as `present.renormalise` gives them.
       pictures: of `figures.write_all`.
       skipped: (name, reason) of images that could not be read and were left out.
     """
@@ -142,7 +146,7 @@ def _part(run: Run, part: str) -> dict[str, Any]:
             "tta": f"{images['count']} images, {_mean_of_views(images, copies)}",
             "copies": f"{copies['count']} copies",
         },
-        "sentences": _sentences(images),
+        "sentences": _sentences(summary),
         "half_width": 50 * (images["accuracy"]["high"] - images["accuracy"]["low"]),
         "operating_points": summary["operating_points"],
         "calibration": summary["calibration"],
@@ -198,9 +202,10 @@ def _calibration_words(run: Run, part: str) -> list[str]:
     return sentences
 
 
-def _sentences(images: Mapping[str, Any]) -> list[str]:
-    """The confusion matrix in words; `images` is of `results.summarize`."""
-    confusion = np.array(images["confusion"])
+def _sentences(summary: Mapping[str, Any]) -> list[str]:
+    """The confusion matrix of the images in words; `summary` is of a part in results.json."""
+    confusion = np.array(summary["images"]["confusion"])
+    possible = summary["classes"] if summary["renormalised"] else CLASSES
     totals, called, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diagonal(confusion)
     sentences = [
         f"Of {totals.sum()} images it gave {hits.sum()} the right class "
@@ -209,12 +214,15 @@ def _sentences(images: Mapping[str, Any]) -> list[str]:
     ]
     for index, name in enumerate(CLASSES):
         if not totals[index]:
-            sentences.append(f"No {name} images are in this part; nothing is known about them.")
+            sentences.append(
+                present.sentence(summary, int(totals.sum()))
+                or f"No {name} images are in this part; nothing is known about them."
+            )
             continue
         others = " and ".join(
             f"{confusion[index, other]} {CLASSES[other]}"
             for other in range(len(CLASSES))
-            if other != index
+            if other != index and CLASSES[other] in possible
         )
         sentence = f"Of {totals[index]} {name} images it recognised {hits[index]}"
         if hits[index] < totals[index]:

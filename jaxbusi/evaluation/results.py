@@ -15,6 +15,7 @@ from jaxbusi.evaluation import (
     intervals,
     metrics,
     operating_points,
+    present,
     selective,
 )
 from jaxbusi.evaluation.predictions import Predictions
@@ -24,6 +25,8 @@ def summarize(
     predictions: Predictions, *, resamples: int = intervals.RESAMPLES, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """All scores of one part: on the images, on all their copies, and on the means of the copies.
+
+    Probabilities are renormalised over the classes that occur, see `present`.
 
     Returns:
       {'images': {...}, 'copies': {...}, 'tta': {...}}, the last of test-time augmentation: an image
@@ -55,7 +58,8 @@ def judge_probabilities(
     """What the probabilities of one part are worth, beyond which class is the most probable.
 
     Args:
-      predictions: of the images themselves: one answer for each.
+      predictions: the model's own, of the images themselves: one answer for each. They are
+        renormalised over the classes that occur, see `present`, at any temperature.
       temperature: fitted on another part; None where none was.
       resamples: of the bootstrap.
       seed: of the bootstrap.
@@ -70,20 +74,23 @@ def judge_probabilities(
       * selective: a list of {at, coverage, answered, threshold, accuracy: an interval}, of
         `selective.selective_accuracy`.
     """
-    calibrated = calibration.calibration(predictions, resamples=resamples, seed=seed)
+    judged = present.renormalise(predictions)
+    calibrated = calibration.calibration(judged, resamples=resamples, seed=seed)
     calibrated["scaled"] = (
         None
         if temperature is None
         else calibration.calibration(
-            calibration.scale(predictions, temperature), resamples=resamples, seed=seed
+            present.renormalise(calibration.scale(predictions, temperature)),
+            resamples=resamples,
+            seed=seed,
         )
     )
     found = {
         "operating_points": operating_points.operating_points(
-            predictions, resamples=resamples, seed=seed
+            judged, resamples=resamples, seed=seed
         ),
         "calibration": calibrated,
-        "selective": selective.selective_accuracy(predictions, resamples=resamples, seed=seed),
+        "selective": selective.selective_accuracy(judged, resamples=resamples, seed=seed),
     }
     return {key: _plain(value) for key, value in found.items()}
 
@@ -100,11 +107,15 @@ def _plain(value: Any) -> Any:
 
 
 def kinds_of_rows(predictions: Predictions) -> dict[str, Predictions]:
-    """The rows that scores are given on: the images, all their copies, the means of the copies."""
+    """The rows that scores are given on: the images, all their copies, the means of the copies.
+
+    Each row is renormalised over the classes that occur before means are taken, see `present`.
+    """
+    judged = present.renormalise(predictions)
     return {
-        "images": predictions.originals(),
-        "copies": predictions,
-        "tta": predictions.mean_of_views(),
+        "images": judged.originals(),
+        "copies": judged,
+        "tta": judged.mean_of_views(),
     }
 
 
@@ -121,7 +132,7 @@ def assemble(
     """The whole of results.json.
 
     Args:
-      predictions: by part, the headline part first (it leads the report).
+      predictions: by part, the headline part first (it leads the report); the model's own.
       protocol: how the parts were made, as config.data.protocol names it.
       checkpoint: which one was evaluated: step, epoch, how it was chosen; JSON values.
       leakage: of `splits.leakage`.
@@ -132,23 +143,20 @@ def assemble(
     Returns:
       protocol, checkpoint, classes, intervals, and
 
-      * leakage: {part: {near_copy_in_training: images that have one, images: all of the part}};
+      * leakage: of `describe_leakage`;
       * calibration: {temperature, fitted_on: 'validation', images: how many it was fitted on,
         at_edge: the fit ran into `calibration.TEMPERATURES`}; all None without a validation part,
         as nothing may be fitted on what is judged. The probabilities that are written, and all
         scores but `scaled`, are those of the model itself, at temperature 1;
-      * parts: by name, what `summarize` and `judge_probabilities` return, and `baselines`: {rule:
-        {accuracy, precision, recall: an interval}}.
+      * parts: by name, what `present.describe`, `summarize` and `judge_probabilities` return, and
+        `baselines`: {rule: {accuracy, precision, recall: an interval}}.
     """
     fitted = _fit_temperature(predictions.get("validation"))
     return {
         "protocol": protocol,
         "checkpoint": dict(checkpoint),
         "classes": list(CLASSES),
-        "leakage": {
-            part: {"near_copy_in_training": leaked, "images": images}
-            for part, (leaked, images) in leakage.items()
-        },
+        "leakage": describe_leakage(leakage),
         "calibration": fitted,
         "intervals": {
             "level": intervals.LEVEL,
@@ -158,7 +166,8 @@ def assemble(
             "seed": seed,
         },
         "parts": {
-            part: summarize(rows, resamples=resamples, seed=seed)
+            part: present.describe(rows.originals())
+            | summarize(rows, resamples=resamples, seed=seed)
             | judge_probabilities(
                 rows.originals(),
                 fitted["temperature"] if part != fitted["fitted_on"] else None,
@@ -168,6 +177,20 @@ def assemble(
             | {"baselines": _plain(baselines.get(part, {}))}
             for part, rows in predictions.items()
         },
+    }
+
+
+def describe_leakage(leakage: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    """{part: {near_copy_in_training: images that have one, images: all of the part}}.
+
+    Images of one group or patient count as near-copies where groups or patients are given.
+
+    Args:
+      leakage: of `splits.leakage`.
+    """
+    return {
+        part: {"near_copy_in_training": leaked, "images": images}
+        for part, (leaked, images) in leakage.items()
     }
 
 

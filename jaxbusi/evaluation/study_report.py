@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import baselines, page, pairs, paper
+from jaxbusi.evaluation import baselines, page, pairs, paper, present
 from jaxbusi.evaluation.canvas import Picture
 
 SCORES = (
@@ -63,6 +63,8 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
     blocks = [f"{_state(study)}\n"]
     for part, kind, rows in _tables(study):
         blocks.append(f"## {part.capitalize()} part: {_KINDS[kind]}\n")
+        if words := _renormalised(study, part):
+            blocks.append(f"{words}\n")
         quoted = any(row["paper"] for row in rows)
         names = [f"{name} (%)" for _, name in SCORES] + ["paper"] * quoted
         blocks.append(f"| model | runs | {' | '.join(names)} |")
@@ -136,6 +138,7 @@ def write_page(
         differences_scores=[(key, label) for key, label in SCORES if key in pairs.SCORES],
         parts={
             part: {
+                "renormalised": _renormalised(study, part),
                 "tables": [(kind, rows) for of, kind, rows in _tables(study) if of == part],
                 "pictures": [page.embed(picture) for picture in pictures if picture.part == part],
                 "classes": _class_rows(study, part),
@@ -237,6 +240,12 @@ def _tables(study: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any
             ):
                 tables.append((part, kind, rows))
     return tables
+
+
+def _renormalised(study: Mapping[str, Any], part: str) -> str:
+    """Says that the scores of a part are between the classes that occur; '' where all do."""
+    arms = [arm["parts"][part] for arm in study["arms"].values() if part in arm["parts"]]
+    return present.sentence(arms[0])
 
 
 def _row(name: str, arm: Mapping[str, Any], part: str, kind: str) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""Sets that come as a table: a CSV file with a line for each image, as hospitals keep labels."""
+
+import csv
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from jaxbusi.data.folders import natural_key
+from jaxbusi.data.records import CLASSES, Record
+from jaxbusi.errors import UserError
+
+_COLUMNS = ("image", "label", "patient")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What was read of a CSV file.
+
+    Attributes:
+      header: names of all its columns, trimmed, in lower case.
+      lines: number in the file, from 2, and trimmed cells by column, of the columns asked for.
+    """
+
+    header: tuple[str, ...]
+    lines: list[tuple[int, dict[str, str]]]
+
+
+def read_csv(path: str | Path, columns: Sequence[str], *, where: str) -> Table:
+    """Reads columns of a CSV file in UTF-8, with or without a byte order mark.
+
+    Args:
+      path: the file; its first line names the columns.
+      columns: those to read; that one is not there is no error, and others are passed over.
+      where: opens error messages: the setting and the file.
+
+    Raises:
+      UserError: the file cannot be read, names a column twice, or has a line that is too long.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(
+            f"{where} cannot be read as CSV ({reason}); give a file in UTF-8, separated by commas"
+        ) from error
+    places = {name: header.index(name) for name in columns if name in header}
+    for name in places:
+        if header.count(name) > 1:
+            raise UserError(f"{where} has two columns {name}; rename one of them")
+    for number, cells in lines:
+        if any(cells[len(header) :]):
+            raise UserError(
+                f"{where}, line {number} has {len(cells)} cells for {len(header)} columns; put a "
+                "name that holds a comma in double quotes"
+            )
+        cells += [""] * (len(header) - len(cells))
+    return Table(
+        tuple(header),
+        [(n, {name: cells[i].strip() for name, i in places.items()}) for n, cells in lines],
+    )
+
+
+def read_table(
+    path: str | Path, *, require_all: bool = True, key: str = "config.data.root"
+) -> list[Record]:
+    """Reads which images are of which class, and of which patient, from a CSV file; opens none.
+
+    Args:
+      path: a file with the columns `image` (a path relative to the file's own folder, with forward
+        slashes), `label` (a class name in any case) and, where known, `patient` (empty: not known);
+        others are not read.
+      require_all: False accepts a set that lacks whole classes.
+      key: the setting that named the file, for errors.
+
+    Returns:
+      Records by class, then by name with numbers in numeric order, whatever the order of the lines;
+      they are named as the file names them and have no masks.
+
+    Raises:
+      UserError: the file cannot be read, lacks a column or lists nothing; by line, an unknown
+        label, an image that is not named, not there, not below the file's folder (symbolic links
+        are followed) or listed twice; or a class has no image.
+    """
+    where, folder = f"{key}={path}", Path(path).parent
+    table = read_csv(path, _COLUMNS, where=where)
+    missing = [name for name in ("image", "label") if name not in table.header]
+    if missing:
+        raise UserError(
+            f"{where} has no column {' and '.join(missing)} (found {','.join(table.header)!r}); "
+            "its first line must name image and label, separated by commas"
+        )
+    records: list[Record] = []
+    lines: dict[Path, int] = {}
+    for number, cells in table.lines:
+        at = f"{where}, line {number}"
+        name = _name(cells["image"], at)
+        first = lines.setdefault(_file(folder, name, at), number)
+        if first != number:
+            raise UserError(
+                f"{at}: {name!r} is listed a second time, first in line {first}; remove one"
+            )
+        label = _label(cells["label"], at)
+        records.append(Record(name, label, folder / name, patient=cells.get("patient", "")))
+    _check_classes(records, require_all, where)
+    return sorted(records, key=lambda record: (record.label, *natural_key(record.name)))
+
+
+def _name(text: str, at: str) -> str:
+    if not text:
+        raise UserError(f"{at} names no image; fill in its path or remove the line")
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise UserError(f"{at}: the file name {text!r} cannot be written in a table; rename it")
+    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute():
+        raise UserError(
+            f"{at}: {text!r} is an absolute path; write it relative to the folder of the CSV file"
+        )
+    return PurePosixPath(text).as_posix()
+
+
+def _file(folder: Path, name: str, at: str) -> Path:
+    """The image file that `name` leads to, links followed, which has to lie below `folder`."""
+    try:
+        found = (folder / name).resolve()
+        is_file = found.is_file()
+    except (OSError, RuntimeError) as error:  # no permission; a link that leads to itself
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{at}: {name!r} cannot be looked at ({reason}); check it") from error
+    if not found.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{at}: {name!r} leads out of the folder of the CSV file; put the images below it"
+        )
+    if not is_file:
+        slashes = " (folders are separated by forward slashes)" if "\\" in name else ""
+        raise UserError(f"{at}: there is no file {folder / name}; correct the path{slashes}")
+    return found
+
+
+def _label(text: str, at: str) -> int:
+    if text.lower() in CLASSES:
+        return CLASSES.index(text.lower())
+    near = difflib.get_close_matches(text.lower(), CLASSES, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; write one of them"
+    raise UserError(f"{at}: label {text!r} is none of {', '.join(CLASSES)}{hint}")
+
+
+def _check_classes(records: Sequence[Record], require_all: bool, where: str) -> None:
+    if not records:
+        raise UserError(f"{where} lists no image; add a line for each")
+    present = {record.label for record in records}
+    missing = [name for label, name in enumerate(CLASSES) if label not in present]
+    if missing and require_all:
+        raise UserError(
+            f"{where} has no image of class {', '.join(missing)}; every class needs some to train "
+            "on"
+        )
