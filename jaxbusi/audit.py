@@ -6,7 +6,6 @@
 With several folders, copies across them are found too, as between training and external images.
 """
 
-import argparse
 import csv
 import dataclasses
 import io
@@ -14,7 +13,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jaxbusi import atomic
 from jaxbusi.data import busi
@@ -22,23 +21,16 @@ from jaxbusi.data.duplicates import group_fingerprints
 from jaxbusi.data.fingerprints import read_fingerprints
 from jaxbusi.data.grouping import Groups
 from jaxbusi.data.splits import EXTERNAL_PREFIX
-from jaxbusi.errors import UserError, fail
+from jaxbusi.errors import Parser, UserError, fail
 from jaxbusi.evaluation.audit_page import write_page
 from jaxbusi.evaluation.findings import Folder, assemble
 
 COLUMNS: tuple[str, ...] = ("image", "group", "role")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one line, as every command does."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message}; --help says more")
-
-
 def main() -> None:
     """Runs the command."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m jaxbusi.audit",
         description="Find exact and near copies (also cropped, mirrored, recompressed, with other "
         "calipers), labels that contradict each other, copies across folders, unreadable files, "

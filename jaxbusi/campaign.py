@@ -84,7 +84,8 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
 
       * arms: by name, {runs: a list of {seed, fold, workdir, finished, error}, published: scores
         that the config quotes, parts: of `comparison.summarize_arm`, baselines: of
-        `comparison.mean_baselines`; both empty where no run is finished};
+        `comparison.mean_baselines`, leakage: of `comparison.sum_leakage`; all three empty where no
+        run is finished};
       * pairs: of `pairs.compare_arms`, each arm against each other;
       * protocols: of each arm; splits: {shared_by_arms, differ_by_seed}: whether the arms of a seed
         were tested on the same images, and each seed's on others;
@@ -99,6 +100,7 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     for arm in plan.study.arms:
         runs = list(plan.of_arm(arm))
         finished = {(run.seed, run.fold): _predictions(run) for run in runs if _finished(run)}
+        results = [_results(run) for run in runs if _finished(run)]
         predictions[arm] = finished
         histories[arm] = [read_history(run.workdir) for run in runs if _finished(run)]
         arms[arm] = {
@@ -114,9 +116,8 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
                 for run in runs
             ],
             "parts": comparison.summarize_arm(list(finished.values())) if finished else {},
-            "baselines": comparison.mean_baselines(
-                [_results(run) for run in runs if _finished(run)]
-            ),
+            "baselines": comparison.mean_baselines(results),
+            "leakage": comparison.sum_leakage(results),
         }
         # Divided by copies, an image is tested in several folds, and trained on in each of them.
         apart = plan.study.folds and runs[0].settings.data.protocol != "leaky"

@@ -6,27 +6,18 @@ Training takes public checkpoints as they are, too. A converted file is one that
 where it comes from, and may carry statistics that the public one leaves open.
 """
 
-import argparse
 import dataclasses
 from pathlib import Path
-from typing import NoReturn
 
-from jaxbusi.errors import UserError, fail
+from jaxbusi.errors import Parser, UserError, fail
 from jaxbusi.models.fusion import Channels
 from jaxbusi.weights.load import BranchWeights, read_weights, write_weights
 from jaxbusi.weights.recognise import check_statistics
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one line, as every command does."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message}; --help says more")
-
-
 def main() -> None:
     """Runs the command."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m jaxbusi.convert",
         description="Convert a public checkpoint for a branch: torchvision's ResNet18 and "
         "GoogLeNet, timm's ViT and DeiT, Hugging Face's ViT and DINOv2 (.pth or safetensors), "

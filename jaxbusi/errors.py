@@ -1,5 +1,6 @@
-"""The exceptions that a command turns into one line and an exit status."""
+"""What went wrong, as a command says it: in one line, and an exit status."""
 
+import argparse
 import signal
 import sys
 from typing import NoReturn
@@ -28,3 +29,11 @@ def fail(message: str) -> NoReturn:
     """Ends a command: prints one line and exits with status 2."""
     print(f"jaxbusi: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the commands without a config: refuses in one line, as all do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command for a wrong command line."""
+        fail(f"{message}; --help says more")

@@ -146,6 +146,7 @@ def test_the_page_shows_every_group_once_worst_first(page, document):
 
 
 def test_the_page_is_self_contained_and_file_names_are_text(written, page):
+    assert Path(audit_page.__file__).with_name("page.css").read_text().strip() in written
     assert "<script" not in written
     assert "<img src=x" not in written
     assert BAD in page.text

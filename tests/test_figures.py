@@ -91,6 +91,24 @@ def test_confusion_says_counts_and_shares_of_rows(tmp_path, drawn):
     np.testing.assert_allclose(image.get_array()[0], [0.75, 0.25, 0])
 
 
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Fusion, 2 runs together, test part: 1560 augmented copies",
+        f"{'arm_of_a_study_' * 5}, 10 runs together, external part: 15600 augmented copies",
+        "乳腺, test part: 312 images",  # the font has no such letters: drawing them would warn
+    ],
+)
+def test_a_long_title_stays_in_the_picture(tmp_path, drawn, title):
+    figures.plot_confusion(np.eye(3, dtype=int).tolist(), tmp_path / "c.png", title)
+    (axes,) = drawn[0].axes
+    box = axes.title.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= drawn[0].bbox.width
+    assert box.y1 <= drawn[0].bbox.height
+    assert axes.get_title().replace("\n", " ").endswith(title[-20:])
+
+
 def test_roc_quotes_the_summary_and_a_missing_class(tmp_path, drawn):
     rows = make("abcd", [0, 0, 1, 1], [0, 1, 1, 1])
     summary = results.summarize(rows, resamples=50)["images"]
@@ -118,6 +136,23 @@ def test_mistakes_show_the_images_and_what_was_said(tmp_path, drawn):
     assert "called benign, 90 %\ntruth: malignant" in said
     assert "wrong.png" in said
     assert grey_share(tmp_path / "m.png") > 0.1
+
+
+def test_names_below_images_of_any_shape_are_not_written_over(tmp_path, drawn):
+    # Height and width in pixels of twelve images of BUSI; the eighth fills its row.
+    upper = [(467, 560), (589, 756), (467, 562), (467, 558), (467, 564), (463, 564)]
+    lower = [(478, 557), (478, 433), (465, 557), (571, 781), (488, 555), (601, 765)]
+    names = [f"malignant/malignant (1{number:02d}).png" for number in range(12)]
+    shapes = dict(zip(names, upper + lower, strict=True))
+    rows = make(names, [0] * 12, [1] * 12)
+    figures.plot_mistakes(
+        rows, lambda name: np.full((*shapes[name], 3), GREY, np.uint8), tmp_path / "m.png"
+    )
+    below = [axes.texts[0].get_window_extent() for axes in drawn[0].axes]
+    above = [axes.title.get_window_extent() for axes in drawn[0].axes]
+    for name, title in zip(below[:9], above[3:], strict=True):
+        assert name.y0 > title.y1
+    assert all(name.y0 > 0 for name in below)
 
 
 def test_mistakes_stop_at_the_count_and_count_all(tmp_path, drawn):

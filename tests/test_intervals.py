@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import time
 
@@ -36,6 +37,11 @@ def study(rng, sizes, right, copies):
     return make(label, sure_of(np.where(rng.random(label.size) < chance, label, wrong)), copies)
 
 
+def apart(rows):
+    """The same rows, each taken for independent of the others."""
+    return dataclasses.replace(rows, unit=[str(row) for row in range(len(rows))])
+
+
 def test_intervals_cover_the_truth_and_need_the_clusters():
     rng = np.random.default_rng(0)
     sizes, right = (50, 30, 20), (0.9, 0.75, 0.65)
@@ -51,7 +57,7 @@ def test_intervals_cover_the_truth_and_need_the_clusters():
         found = intervals.bootstrap(rows, resamples=200, seed=int(rng.integers(2**32)))
         for key, value in truth.items():
             covered[key] += found[key].low <= value <= found[key].high
-        single = intervals.bootstrap(rows, np.arange(len(rows)), resamples=200)["accuracy"]
+        single = intervals.bootstrap(apart(rows), resamples=200)["accuracy"]
         naive += single.low <= truth["accuracy"] <= single.high
         assert single.high - single.low < found["accuracy"].high - found["accuracy"].low
     for key, hits in covered.items():
@@ -69,7 +75,7 @@ def test_the_width_follows_the_number_of_images_not_of_copies():
     for key, interval in intervals.bootstrap(alike).items():
         for end in ("value", "low", "high"):
             assert getattr(interval, end) == pytest.approx(getattr(once[key], end)), key
-    independent = intervals.bootstrap(alike, np.arange(len(alike)))
+    independent = intervals.bootstrap(apart(alike))
     ratio = _width(independent["accuracy"]) / _width(once["accuracy"])
     assert ratio == pytest.approx(1 / np.sqrt(5), rel=0.15)
 

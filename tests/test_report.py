@@ -124,12 +124,16 @@ def test_the_page_is_self_contained(written, page, run):
 
 def test_near_copies_in_training_are_counted(page, run, tmp_path):
     assert "3 of 10 test images (30 %) have a near-copy in the training part." in page.text
+    assert (
+        "have a near-copy in the training part, so that scores are too high" in page.text
+    )  # above
     assert "0 of 2 external images (0 %)" in page.text
     assert "--config.data.protocol=clean keeps them together" in page.text
     clean = {**run.results, "leakage": {"test": {"near_copy_in_training": 0, "images": 10}}}
     write_report(tmp_path / "r.html", dataclasses.replace(run, results=clean, pictures=[]))
     text = Page((tmp_path / "r.html").read_text()).text
     assert "No score here profits from them." in text
+    assert "too high for new patients" not in text
 
 
 def test_hostile_names_are_only_text(written, page):
@@ -237,6 +241,19 @@ def test_a_reviewer_finds_the_protocol_the_settings_and_the_command(page):
     assert "have a near-copy in the training part" in text
     assert "100.0 % (15.8 to 100.0 %) †" in text  # external: two of two, Clopper-Pearson
     assert "not defined" in text
+
+
+def test_a_reviewer_finds_what_the_papers_numbers_imply(page):
+    assert "780 images, not 830. It prints 487 benign, 210 malignant and 133 normal" in page.text
+    assert "62.4 %, is 487 of 780. The public set has 437 benign images, 56.0 %" in page.text
+    assert "independent, its 95 % interval would be 91.2 to 94.9 %" in page.text
+    assert "it is 88.0 to 96.6 %, which holds 90 and 95 %" in page.text
+    assert "76.8 % on its validation set. For 31 images of another hospital, 155" in page.text
+    assert "it prints 80.6 %, 73.3 %, 74.2 % for the three classes" in page.text
+    assert "at least 12.6 points below the 93.2 %" in page.text
+    assert "these counts give 80.0 %, 73.3 %, 74.3 %, and no division" in page.text
+    sections = [section["aria-labelledby"] for section in page.all("section")]
+    assert sections[-1] == "paper-title"  # below everything about the run itself
 
 
 def test_the_page_is_accessible(page):

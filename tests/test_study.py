@@ -1,5 +1,6 @@
 """Arms × seeds: each finished run kept, failures recorded, and one comparison over all."""
 
+import copy
 import csv
 import json
 import shutil
@@ -17,7 +18,7 @@ from jaxbusi import study as study_command
 from jaxbusi.campaign import run_study
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import intervals
+from jaxbusi.evaluation import intervals, study_report
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.plan import Plan
 from jaxbusi.train import Stopped
@@ -121,6 +122,22 @@ def test_the_pages(finished):
     for text in (f"{100 * mean:.1f} ±", "93.2 / – / 92.6", "Research use only", "fast/seed1"):
         assert text in page.text
     assert "Not complete" not in page.text
+    # In short: each arm with its accuracy on the images, the better one against the other.
+    images = {
+        arm: content["parts"]["test"]["images"]["scores"]["accuracy"]
+        for arm, content in study["arms"].items()
+    }
+    for arm, accuracy in images.items():
+        assert f"{arm} {100 * accuracy['mean']:.1f} % 95 % interval" in page.text
+    best, other = sorted(images, key=lambda arm: -images[arm]["mean"])
+    ahead = 100 * (images[best]["mean"] - images[other]["mean"])
+    assert f"{best} is {ahead:.1f} points more accurate than {other} (95 % interval" in page.text
+    found = study["arms"]["fast"]["leakage"]["test"]
+    runs = [json.loads((folder / f"fast/seed{seed}/results.json").read_text()) for seed in (0, 1)]
+    for key, count in found.items():
+        assert count == sum(run["leakage"]["test"][key] for run in runs)
+    assert f"{found['near_copy_in_training']} of {found['images']} test images" in page.text
+    assert "76.8 % on its validation set" in page.text
     # The arms share their test images, so that the rules stand there once.
     assert page.text.count("the most similar training image") == 1
     # One picture of the curves, and two confusion matrices for each arm; nothing from elsewhere.
@@ -139,6 +156,26 @@ def test_the_pages(finished):
     assert table.count("| slow | 2 |") == 3
     assert table.count("93.2 / – / 92.6") == 1  # the paper's are on copies alone
     assert table.startswith("Protocol: paper. 4 of 4 runs are finished.\n")
+
+
+BETTER = " is 5.0 points more accurate than "
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "said"),
+    [
+        (0.05, 0.01, 0.12, f"slow{BETTER}fast (95 % interval 1.0 to 12.0)."),
+        (-0.05, -0.12, -0.01, f"fast{BETTER}slow (95 % interval 1.0 to 12.0)."),
+        (-0.05, -0.12, 0.02, f"fast{BETTER}slow (95 % interval −2.0 to 12.0): these images do not"),
+    ],
+)
+def test_the_page_says_in_short_which_model_is_better(finished, tmp_path, mean, low, high, said):
+    study = copy.deepcopy(finished[1])
+    [pair] = study["pairs"]
+    assert (pair["first"], pair["second"]) == ("slow", "fast")
+    pair["difference"]["accuracy"] |= {"mean": mean, "low": low, "high": high}
+    study_report.write_page(tmp_path / "s.html", "name", study, [])
+    assert said in Page((tmp_path / "s.html").read_text()).text
 
 
 @pytest.mark.usefixtures("tiny_model")

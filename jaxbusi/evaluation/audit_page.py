@@ -1,25 +1,19 @@
-"""audit.html: what an audit found, every group side by side, for a person to judge in minutes.
-
-Made as report.html is: one file, no script, no request, thumbnails as data URIs, a content security
-policy that forbids everything else, and all text escaped, as file names may hold anything.
-"""
+"""audit.html: what an audit found, every group side by side, for a person to judge in minutes."""
 
 import base64
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from tqdm import tqdm
 
-from jaxbusi import atomic
 from jaxbusi.data.fingerprints import in_threads
 from jaxbusi.data.images import ImageError, decode_image
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
+from jaxbusi.evaluation import page
 
 MOST_GROUPS = 400
 """Groups shown; a page with more is slow to open, and nobody reads it to the end."""
@@ -91,14 +85,9 @@ def write_page(
       UserError: the page cannot be written.
     """
     shown = document["groups"][:MOST_GROUPS]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = _percent
-    template = environment.from_string(
-        resources.files(__package__).joinpath("audit.html").read_text(encoding="utf-8")
-    )
-    text = template.render(
+    page.write(
+        path,
+        "audit.html",
         audit=document,
         classes=CLASSES,
         sections=[
@@ -113,13 +102,6 @@ def write_page(
         most_names=MOST_NAMES,
         doubtful=DOUBTFUL,
     )  # fmt: skip
-    # Names that are not UTF-8 cannot be shown, and must not stop the page.
-    atomic.write_bytes(path, text.encode("utf-8", "replace"))
-
-
-def _percent(share: float) -> str:
-    """'83.3 %' for 0.833."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _section(group: Mapping[str, Any]) -> str:

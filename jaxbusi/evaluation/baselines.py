@@ -17,11 +17,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
 
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import intervals, present
 from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.evaluation.shortcuts import forest
 
 NAMES = {
     "majority": "the commonest class",
@@ -34,8 +34,6 @@ SCORES = ("accuracy", "precision", "recall")
 
 _SIDE = 64
 _MOST = 10_000  # Training images that are compared; a row of pixels each, 160 MB.
-_TREES = 30
-_LEAF = 5  # Images; smaller leaves learn single sizes by heart.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +69,9 @@ def answers(train: Seen, test: Seen) -> dict[str, Predictions]:
       test: the part.
     """
     shares = np.bincount(train.label, minlength=len(CLASSES)) / len(train.label)
-    forest = RandomForestClassifier(_TREES, min_samples_leaf=_LEAF, random_state=0)
-    forest.fit(train.size, train.label)
+    fitted = forest().fit(train.size, train.label)
     by_size = np.zeros((len(test.label), len(CLASSES)))
-    by_size[:, forest.classes_] = forest.predict_proba(test.size)
+    by_size[:, fitted.classes_] = fitted.predict_proba(test.size)
     candidates = np.flatnonzero(present.judged_classes(test.label)[train.label])
     chosen = np.linspace(0, len(candidates) - 1, min(len(candidates), _MOST)).astype(int)
     compared = candidates[chosen]

@@ -38,7 +38,6 @@ _LEAST = 1e-12  # A probability that was rounded to zero would have no logarithm
 
 def calibration(
     predictions: Predictions,
-    clusters: np.ndarray | None = None,
     *,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
@@ -47,7 +46,6 @@ def calibration(
 
     Args:
       predictions: N rows.
-      clusters: int[N], rows that are drawn together; the source images by default.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -59,10 +57,9 @@ def calibration(
       bins: those that hold images, a list of {low, high: edges of the top probability, count,
         confidence: mean top probability, accuracy: share of right answers}.
     """
-    clusters = predictions.source if clusters is None else clusters
     values = intervals.resampled(
         predictions.label,
-        np.unique(clusters, return_inverse=True)[1],
+        predictions.source,
         lambda weights: weighted_errors(predictions, weights),
         resamples=resamples,
         seed=seed,

@@ -83,6 +83,24 @@ def mean_baselines(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def sum_leakage(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Near-copies of the tested images in training, over the runs of an arm.
+
+    Args:
+      results: the contents of the runs' results.json.
+
+    Returns:
+      {part: {near_copy_in_training: images that have one, images: all}}, each once a run.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for run in results:
+        for part, counts in run["leakage"].items():
+            total = found.setdefault(part, dict.fromkeys(counts, 0))
+            for key, count in counts.items():
+                total[key] += count
+    return found
+
+
 def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "sd": spread}

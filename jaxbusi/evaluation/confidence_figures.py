@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxbusi.evaluation import intervals, selective
-from jaxbusi.evaluation.canvas import Picture, style, write
+from jaxbusi.evaluation.canvas import Picture, set_title, style, write
 from jaxbusi.evaluation.predictions import Predictions
 
 _BEFORE = ("#0072B2", "o", "-")
@@ -38,7 +38,7 @@ def plot_reliability(calibration: Mapping[str, Any], path: Path | str, title: st
         upper.set_ylabel("share of right answers")
         upper.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=" %"))
         figure.legend(loc="outside lower center", frameon=False)  # no corner is always free
-        upper.set_title(title, parse_math=False)
+        set_title(upper, title)
         lower.set_ylabel("images")
         lower.yaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
         lower.set_xlabel("probability that the model gives its answer")
@@ -122,7 +122,7 @@ def plot_selective(
             axis.set_major_formatter(ticker.PercentFormatter(1, decimals=0, symbol=" %"))
         axes.set_xlabel("share of images answered, the surest first")
         axes.set_ylabel("right among those answered")
-        axes.set_title(title, parse_math=False)
+        set_title(axes, title)
         write(figure, path)
 
 

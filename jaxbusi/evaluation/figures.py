@@ -19,7 +19,7 @@ from sklearn import metrics as sklearn_metrics
 
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import confidence_figures
-from jaxbusi.evaluation.canvas import Picture, printable, style, write
+from jaxbusi.evaluation.canvas import Picture, printable, set_title, style, write
 from jaxbusi.evaluation.predictions import Mistake, Predictions, confident_mistakes
 
 WIDTH = 5.5
@@ -111,7 +111,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], path: Path | str, title: 
         axes.set_yticks(range(len(CLASSES)), rows)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class (number)")
-        axes.set_title(title, parse_math=False)
+        set_title(axes, title)
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -146,7 +146,7 @@ def plot_roc(
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set_xlabel("false positive rate (1 − specificity)")
         axes.set_ylabel("true positive rate (sensitivity)")
-        axes.set_title(title, parse_math=False)
+        set_title(axes, title)
         axes.legend(loc="lower right", framealpha=0.9, edgecolor="none")
         write(figure, path)
 
@@ -178,7 +178,7 @@ def plot_mistakes(
             return
         shown = mistakes[:count]
         rows = math.ceil(len(shown) / 3)
-        figure = Figure(figsize=(WIDTH, 0.35 + 2.15 * rows))
+        figure = Figure(figsize=(WIDTH, 0.35 + 2.25 * rows))
         figure.suptitle(
             f"The {len(shown)} most confident of {len(mistakes)} mistakes on {number} images"
             if len(shown) < len(mistakes)
@@ -188,6 +188,8 @@ def plot_mistakes(
             fontsize=10,
         )
         panels = figure.subplots(rows, 3, squeeze=False).ravel()
+        # A tall image fills its row; its name below would run into the next row's words.
+        figure.set_layout_engine("constrained", h_pad=0.12)
         for panel in panels:
             panel.axis("off")
         for panel, mistake in zip(panels, shown, strict=False):

@@ -24,7 +24,7 @@ from scipy import stats
 
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import metrics
-from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.evaluation.predictions import Predictions, sources
 
 LEVEL = 0.95
 """Probability with which the intervals are meant to cover the true value."""
@@ -54,7 +54,6 @@ class Interval:
 
 def bootstrap(
     predictions: Predictions,
-    clusters: np.ndarray | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -63,7 +62,6 @@ def bootstrap(
 
     Args:
       predictions: N rows.
-      clusters: int[N], rows with the same number are drawn together; the source images by default.
       resamples: number of resamples, R.
       seed: the same seed gives the same intervals.
 
@@ -71,17 +69,11 @@ def bootstrap(
       An interval per key of `metrics.scores`. low <= value <= high: where a skewed score lies
       outside the percentiles, the interval is widened to hold it.
     """
-    return bootstrap_mean(
-        [predictions],
-        predictions.source if clusters is None else clusters,
-        resamples=resamples,
-        seed=seed,
-    )
+    return bootstrap_mean([predictions], resamples=resamples, seed=seed)
 
 
 def bootstrap_mean(
     runs: Sequence[Predictions],
-    clusters: np.ndarray | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -94,17 +86,13 @@ def bootstrap_mean(
 
     Args:
       runs: predictions, N rows in all.
-      clusters: int[N], run after run; rows with the same number are drawn together, across runs
-        too; the units by name by default.
       resamples: number of resamples, R. One that leaves a run without a class is left out.
       seed: the same seed gives the same intervals.
 
     Returns:
       As `bootstrap`.
     """
-    if clusters is None:
-        clusters = np.array([name for run in runs for name in run.unit], dtype=object)
-    clusters = np.unique(clusters, return_inverse=True)[1]
+    clusters = sources(runs)
     label = np.concatenate([run.label for run in runs])
     ends = np.cumsum([len(run) for run in runs])[:-1]
 

@@ -34,6 +34,11 @@ def class_key(name: str, score: str) -> str:
     return f"per_class.{name}.{score}"
 
 
+def reaches(share: np.ndarray, least: float) -> np.ndarray:
+    """bool, of the shape of `share`: 0.9 of ten images are nine, whatever the floats say."""
+    return share >= least - 1e-9
+
+
 def confusion(predictions: Predictions) -> np.ndarray:
     """int64[3, 3] counts: rows are the truth, columns the prediction, in the order of CLASSES."""
     return sklearn_metrics.confusion_matrix(

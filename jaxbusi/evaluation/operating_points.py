@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import intervals
+from jaxbusi.evaluation.metrics import reaches
 from jaxbusi.evaluation.predictions import Predictions
 
 FIXED = (
@@ -31,12 +32,10 @@ FIXED = (
 """Which side each point fixes, and the least that it may be."""
 
 _OTHER = {"specificity": "sensitivity", "sensitivity": "specificity"}
-_ROUNDING = 1e-9  # 0.9 of ten images are nine, whatever the floats say.
 
 
 def operating_points(
     predictions: Predictions,
-    clusters: np.ndarray | None = None,
     *,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
@@ -45,7 +44,6 @@ def operating_points(
 
     Args:
       predictions: N rows.
-      clusters: int[N], rows that are drawn together; the source images by default.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -55,7 +53,6 @@ def operating_points(
       side}. `threshold` is None where no image is called malignant. Without malignant images, or
       without others, all are NaN.
     """
-    clusters = predictions.source if clusters is None else clusters
     malignant = predictions.label == CLASSES.index("malignant")
     chance = predictions.probabilities[:, CLASSES.index("malignant")]
     if malignant.all() or not malignant.any():
@@ -74,7 +71,7 @@ def operating_points(
 
     values = intervals.resampled(
         predictions.label,
-        np.unique(clusters, return_inverse=True)[1],
+        predictions.source,
         found,
         resamples=resamples,
         seed=seed,
@@ -82,8 +79,8 @@ def operating_points(
     sensitivity, specificity, thresholds = rates(malignant, chance, np.ones((1, len(chance))))
     sides = {"sensitivity": sensitivity[0], "specificity": specificity[0]}
     trials = {
-        "sensitivity": np.unique(clusters[malignant]).size,
-        "specificity": np.unique(clusters[~malignant]).size,
+        "sensitivity": np.unique(predictions.source[malignant]).size,
+        "specificity": np.unique(predictions.source[~malignant]).size,
     }
     points = []
     for side, least in FIXED:
@@ -151,7 +148,7 @@ def best(
     held, free = (
         (specificity, sensitivity) if fixed == "specificity" else (sensitivity, specificity)
     )
-    allowed = np.where(held >= least - _ROUNDING, free, -np.inf)
+    allowed = np.where(reaches(held, least), free, -np.inf)
     value = allowed.max(axis=1)
     # Of several thresholds that do equally well, the one that does best on the fixed side.
     index = np.where(allowed == value[:, None], held, -np.inf).argmax(axis=1)

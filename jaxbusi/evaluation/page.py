@@ -34,7 +34,7 @@ def write(path: Path | str, template: str, **content: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": score, "range": score_range}
+    environment.filters |= {"percent": percent, "score": score, "range": score_range}
     text = environment.get_template(template).render(**content)
     # Names that are not UTF-8 cannot be shown, and must not stop the page.
     atomic.write_bytes(path, text.encode("utf-8", "replace"))
@@ -44,9 +44,14 @@ def _source(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+def percent(share: float) -> str:
+    """'83.3 %' for 0.833."""
+    return f"{100 * share:.1f}{PERCENT}"
+
+
 def score(value: float, name: str) -> str:
     """'83.3 %' for 0.833, but '0.833' of an AUC or a Brier score."""
-    return f"{value:.3f}" if name in ("auc", "brier") else f"{100 * value:.1f}{PERCENT}"
+    return f"{value:.3f}" if name in ("auc", "brier") else percent(value)
 
 
 def score_range(interval: Mapping[str, float], name: str) -> str:

@@ -24,7 +24,7 @@ from scipy import stats
 
 from jaxbusi.evaluation import intervals, metrics, present
 from jaxbusi.evaluation.comparison import summed
-from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.evaluation.predictions import Predictions, sources
 
 SCORES = ("accuracy", "precision", "recall")
 """Of which the differences are given; the last two are means of the classes."""
@@ -121,9 +121,7 @@ def gap(
       nothing is paired.
     """
     runs = [*ones, *others]
-    clusters = np.unique(
-        np.array([name for run in runs for name in run.unit], dtype=object), return_inverse=True
-    )[1]
+    clusters = sources(runs)
     label = np.concatenate([run.label for run in runs])
     starts = np.cumsum([len(run) for run in runs])[:-1]
 
@@ -155,7 +153,6 @@ def gap(
 def compare(
     ones: Sequence[Predictions],
     others: Sequence[Predictions],
-    clusters: np.ndarray | None = None,
     *,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
@@ -165,8 +162,6 @@ def compare(
     Args:
       ones: of the first arm, one for each seed; a row is one image.
       others: of the second, the same images in the same order.
-      clusters: int[N], seed after seed; rows with the same number are drawn together; the
-        units by name by default.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -176,9 +171,7 @@ def compare(
       `sign_test`, one vote a cluster; per_seed: a list of the same, each the exact McNemar test of
       one seed's images.
     """
-    if clusters is None:
-        clusters = np.array([name for run in ones for name in run.unit], dtype=object)
-    clusters = np.unique(clusters, return_inverse=True)[1]
+    clusters = sources(ones)
     label = np.concatenate([run.label for run in ones])
     starts = np.cumsum([len(run) for run in ones])[:-1]
 

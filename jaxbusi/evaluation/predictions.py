@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -99,7 +99,7 @@ class Predictions:
     @property
     def source(self) -> np.ndarray:
         """int64[N], 0..S-1: rows with the same number are of the same unit."""
-        return np.unique(np.array(self.unit, dtype=object), return_inverse=True)[1]
+        return sources([self])
 
     def in_units(self, units: Mapping[str, str]) -> Self:
         """The same rows, each of the unit that its image has; an image without one is its own."""
@@ -218,6 +218,12 @@ def _parse(cells: list[str], where: str) -> tuple[str, int, int, list[float]]:
             "numbers from 0 to 1 that sum to 1"
         )
     return image, int(copy), CLASSES.index(label), probabilities
+
+
+def sources(runs: Sequence[Predictions]) -> np.ndarray:
+    """int64[N], 0..S-1, run after run: rows with the same number are of the same unit."""
+    names = np.array([name for run in runs for name in run.unit], dtype=object)
+    return np.unique(names, return_inverse=True)[1]
 
 
 @dataclasses.dataclass(frozen=True)

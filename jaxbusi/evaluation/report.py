@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import baselines, calibration, page, present
+from jaxbusi.evaluation import baselines, calibration, page, paper, present
 from jaxbusi.evaluation.canvas import Picture
 from jaxbusi.evaluation.predictions import Predictions, confident_mistakes
 
@@ -101,6 +101,7 @@ def write_report(path: Path | str, run: Run) -> None:
         "report.html",
         run=run,
         classes=CLASSES,
+        paper=paper,
         command=page.command_text(run.command),
         split={
             part: {name: counts.get(name, (0, 0)) for name in CLASSES}

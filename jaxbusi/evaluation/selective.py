@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 
 from jaxbusi.evaluation import intervals
+from jaxbusi.evaluation.metrics import reaches
 from jaxbusi.evaluation.predictions import Predictions
 
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """At which results.json gives the accuracy."""
 
-_ROUNDING = 1e-9  # 0.9 of ten images are nine, whatever the floats say.
-
 
 def selective_accuracy(
     predictions: Predictions,
-    clusters: np.ndarray | None = None,
     *,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
@@ -33,7 +31,6 @@ def selective_accuracy(
 
     Args:
       predictions: N rows.
-      clusters: int[N], rows that are drawn together; the source images by default.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -41,9 +38,6 @@ def selective_accuracy(
       For each point {at: the least coverage, coverage: as it came out, answered: rows, threshold:
       the least probability of an answer, accuracy: an `intervals.Interval`}.
     """
-    clusters = np.unique(predictions.source if clusters is None else clusters, return_inverse=True)[
-        1
-    ]
 
     def at_points(weights: np.ndarray) -> dict[str, np.ndarray]:
         coverage, accuracy, _ = curve(predictions, weights)
@@ -51,7 +45,7 @@ def selective_accuracy(
         return {str(least): accuracy[rows, reach(coverage, least)] for least in COVERAGES}
 
     values = intervals.resampled(
-        predictions.label, clusters, at_points, resamples=resamples, seed=seed
+        predictions.label, predictions.source, at_points, resamples=resamples, seed=seed
     )
     confidence = predictions.probabilities.max(axis=1)
     coverage, accuracy, thresholds = curve(predictions)
@@ -60,7 +54,7 @@ def selective_accuracy(
         index = reach(coverage, least)[0]
         value = float(accuracy[0, index])
         answered = confidence >= thresholds[index]
-        fallback = intervals.exact(value, np.unique(clusters[answered]).size)
+        fallback = intervals.exact(value, np.unique(predictions.source[answered]).size)
         points.append(
             {
                 "at": least,
@@ -101,4 +95,4 @@ def curve(
 
 def reach(coverage: np.ndarray, least: float) -> np.ndarray:
     """int64[R]: the first of the D columns, rising, at which the coverage is `least` or more."""
-    return (coverage >= least - _ROUNDING).argmax(axis=1)
+    return reaches(coverage, least).argmax(axis=1)

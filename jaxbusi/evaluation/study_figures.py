@@ -116,8 +116,8 @@ def _confusions(directory: Path, arm: str, part: str, summary: Mapping[str, Any]
     for kind, confusion in counts.items():
         runs = len(summary[kind]["scores"]["accuracy"]["values"])
         what = "augmented copies" if kind == "copies" else "images"
-        over = "" if runs == 1 else f", sum of {runs} runs"
-        title = f"{arm}, {part} part: {confusion.sum()} {what}{over}"
+        over = "" if runs == 1 else f", {runs} runs together"
+        title = f"{arm}{over}, {part} part: {confusion.sum()} {what}"
         path = directory / f"confusion_{arm}_{part}_{kind}.png"
         plot_confusion(confusion.tolist(), path, title)
         cells = "; ".join(

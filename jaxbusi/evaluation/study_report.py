@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
-from jaxbusi.evaluation import baselines, page, pairs, present
+from jaxbusi.evaluation import baselines, page, pairs, paper, present
 from jaxbusi.evaluation.canvas import Picture
 
 SCORES = (
@@ -125,10 +125,13 @@ def write_page(
         name=name,
         study=study,
         classes=CLASSES,
+        paper=paper,
         synthetic=not shared["data"]["root"],
         kinds=_KINDS,
         scores=SCORES,
         class_scores=CLASS_SCORES,
+        data=Path(shared["data"]["root"]).name,
+        short=_short(study),
         words=_spread(study),
         protocol=_protocol(study),
         differences_words=_DIFFERENCES,
@@ -153,6 +156,57 @@ def write_page(
         changes=list(page.flat(study["config"]["study"]["changes"])),
         environment=list(page.flat({key: study[key] for key in ("versions", "devices")})),
     )
+
+
+def _short(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline: accuracy of each arm on the images of the first part, and what differs."""
+    part = next((part for arm in study["arms"].values() for part in arm["parts"]), None)
+    measured = {name: arm for name, arm in study["arms"].items() if part in arm["parts"]}
+    arms = []
+    for name, arm in measured.items():
+        scores = arm["parts"][part]["images"]["scores"]
+        accuracy = scores["accuracy"]
+        runs = len(accuracy["values"])
+        recall = scores["per_class.malignant.recall"]["mean"]
+        found = "" if recall is None else f"; malignant recognised {page.percent(recall)}"
+        words = f"{runs} run{'s' if runs > 1 else ''}{found}"
+        arms.append(
+            {"name": name, "accuracy": {**accuracy, "value": accuracy["mean"]}, "words": words}
+        )
+    leakage = {
+        study["protocols"][name]: arm["leakage"][part]
+        for name, arm in measured.items()
+        if part in arm["leakage"]
+    }
+    return {
+        "part": part,
+        "arms": arms,
+        "sentences": _against_best(study, part, arms),
+        "leakage": leakage,
+    }
+
+
+def _against_best(
+    study: Mapping[str, Any], part: str | None, arms: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """The arm of the highest accuracy and each other one, in words."""
+    if not arms:
+        return []
+    best = max(arms, key=lambda arm: float(arm["accuracy"]["value"]))["name"]
+    sentences = []
+    for pair in study["pairs"]:
+        better, worse = pair["first"], pair["second"]
+        if pair["part"] != part or best not in (better, worse):
+            continue
+        mean, low, high = (100 * pair["difference"]["accuracy"][k] for k in ("mean", "low", "high"))
+        if mean < 0:
+            better, worse, low, high = worse, better, -high, -low
+        ends = f"{low:.1f} to {high:.1f}".replace("-", "−")
+        sentences.append(
+            f"{better} is {abs(mean):.1f} points more accurate than {worse} (95{page.PERCENT} "
+            f"interval {ends}){'' if low > 0 else ': these images do not tell the two apart'}."
+        )
+    return sentences
 
 
 def _protocol(study: Mapping[str, Any]) -> str:
