@@ -3,6 +3,7 @@
 import csv
 import logging
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -63,6 +64,28 @@ def test_clean_keeps_copies_together_and_leaves_conflicts_out(with_copies, tmp_p
     # A run that goes on reads the file.
     again = load(with_copies, tmp_path, **{"data.protocol": "clean", "data.copies": 5})
     assert again.rows == parts.rows
+
+
+def test_near_copies_are_looked_for_once_and_again_where_an_image_changed(
+    with_copies, tmp_path, monkeypatch
+):
+    looked = []
+    find = parts_module.find_groups
+    monkeypatch.setattr(
+        parts_module,
+        "find_groups",
+        lambda records, **options: [looked.append(len(records)), find(records, **options)][1],
+    )
+    parts_module._near_copies.cache_clear()
+    root = tmp_path / "set"
+    shutil.copytree(with_copies, root)
+    load(root, tmp_path / "first", **{"data.protocol": "clean"})
+    load(root, tmp_path / "second", seed=1, **{"data.protocol": "clean"})
+    assert len(looked) == 1
+    cv2.imwrite(str(root / "benign/benign (92).png"), np.full((64, 64, 3), 9, np.uint8))
+    third = load(root, tmp_path / "third", **{"data.protocol": "clean"})
+    assert len(looked) == 2
+    assert not next(row for row in third.rows if row.image == "benign/benign (92).png").group
 
 
 def test_paper_says_how_many_test_images_have_a_copy_in_training(with_copies, tmp_path, caplog):

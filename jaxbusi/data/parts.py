@@ -1,6 +1,7 @@
 """The images of a run, read, checked and divided into the parts that split.csv records."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 
 from jaxbusi.data import busi, phantoms, pipeline, protocols, splits
 from jaxbusi.data.duplicates import find_groups
-from jaxbusi.data.grouping import read_groups, unite
+from jaxbusi.data.grouping import Groups, read_groups, unite
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.data.store import ImageStore
 from jaxbusi.errors import UserError
@@ -128,7 +129,7 @@ def _rows(
         return splits.read_split(path, records, digests)
     if settings.split:
         rows = splits.read_split(settings.split, records, digests)
-        groups = _groups(records, {row.image: row.group for row in rows})
+        groups = _groups(records, digests, {row.image: row.group for row in rows})
         return [dataclasses.replace(row, group=groups[row.image]) for row in rows]
     listed = None
     if settings.groups:
@@ -140,7 +141,7 @@ def _rows(
     return protocols.draw_rows(
         records,
         digests,
-        _groups(records, listed),
+        _groups(records, digests, listed),
         protocol=settings.protocol,
         shares=protocols.Shares(
             settings.train_fraction, settings.validation_fraction, settings.folds, settings.fold
@@ -154,7 +155,14 @@ def _is_external(record: Record) -> bool:
     return record.name.startswith(splits.EXTERNAL_PREFIX)
 
 
-def _groups(records: Sequence[Record], listed: Mapping[str, str] | None) -> Mapping[str, str]:
+@functools.lru_cache(maxsize=1)  # the runs of a study divide the same images again and again
+def _near_copies(records: tuple[Record, ...], _: tuple[str, ...]) -> Groups:
+    return find_groups(records, progress=True)
+
+
+def _groups(
+    records: Sequence[Record], digests: Sequence[str], listed: Mapping[str, str] | None
+) -> Mapping[str, str]:
     """The group of each image: what must not be parted, and is one unit of evidence.
 
     Near-copies are a group, and so are the images of a patient where the set is a table that names
@@ -164,6 +172,7 @@ def _groups(records: Sequence[Record], listed: Mapping[str, str] | None) -> Mapp
 
     Args:
       records: of both sets.
+      digests: of their files.
       listed: group by image, '' for none, as `config.data.groups` or a given split.csv has them;
         None looks for all near-copies.
     """
@@ -172,7 +181,7 @@ def _groups(records: Sequence[Record], listed: Mapping[str, str] | None) -> Mapp
     is_external = [_is_external(record) for record in records]
     if listed is not None and not any(is_external):
         return unite(names, [listed, patients])
-    found = find_groups(records, progress=True)
+    found = _near_copies(tuple(records), tuple(digests))
     across = found.straddling(is_external)
     logging.info(
         "%d images are in %d groups of near-copies, %d of them across the two sets",
