@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -351,7 +352,12 @@ def test_protocols_side_by_side(tmp_path, phantoms):
     assert gap["low"] <= gap["mean"] <= gap["high"]
     page = Page((tmp_path / "study.html").read_text())
     assert "leaky of leaky, clean of clean" in page.text
-    assert "leaky − clean" in (tmp_path / "study.md").read_text()
+    text = (tmp_path / "study.md").read_text()
+    assert "leaky − clean" in text
+    assert re.search(r"^\* leaky: \d+ of \d+ test images \(\d+ %\) have a near-copy", text, re.M)
+    assert "* clean: 0 of " in text
+    assert "column “paper”" not in text
+    assert "The paper accuracy" not in page.text
     results = json.loads((tmp_path / "leaky/seed0/results.json").read_text())
     leaked = results["leakage"]["test"]
     assert leaked["near_copy_in_training"] > 0.8 * leaked["images"]

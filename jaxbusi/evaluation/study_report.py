@@ -75,7 +75,9 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
             blocks.append(f"| {row['arm']} | {row['runs']} | {' | '.join(cells)} |")
         blocks.append("")
     blocks.append(_spread(study))
-    blocks.append("The column “paper” quotes accuracy / precision / recall as printed.\n")
+    if any(arm["published"] for arm in study["arms"].values()):
+        blocks.append("The column “paper” quotes accuracy / precision / recall as printed.")
+    blocks.append("")
     for part, rows in _differences(study).items():
         blocks.append(f"## {part.capitalize()} part: differences between the models\n")
         names = [label for key, label in SCORES if key in pairs.SCORES]
@@ -218,11 +220,20 @@ def _protocol(study: Mapping[str, Any]) -> str:
 
 
 def _state(study: Mapping[str, Any]) -> str:
-    """A line that stands above every table: protocol, what the images are, how many runs."""
+    """What stands above every table: protocol, what the images are, how many runs, leakage."""
     runs = [run for arm in study["arms"].values() for run in arm["runs"]]
     finished = sum(run["finished"] for run in runs)
     what = "" if study["config"]["data"]["root"] else " Synthetic images: no word about patients."
-    return f"Protocol: {_protocol(study)}. {finished} of {len(runs)} runs are finished.{what}"
+    lines = [f"Protocol: {_protocol(study)}. {finished} of {len(runs)} runs are finished.{what}"]
+    for name, arm in study["arms"].items():
+        for part, found in arm["leakage"].items():
+            leaked, images = found["near_copy_in_training"], found["images"]
+            share = f"{100 * leaked / images:.0f} %"
+            lines.append(
+                f"* {name}: {leaked} of {images} {part} images ({share}) have a near-copy in the "
+                "training part."
+            )
+    return "\n".join(lines)
 
 
 def _tables(study: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
