@@ -1,5 +1,6 @@
 """Strict promotion and several fake devices for every test; set before JAX starts."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -24,6 +25,17 @@ from tests.tiny import TinyModel
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+HAS_TORCH = all(map(importlib.util.find_spec, ("torch", "transformers")))
+"""Whether the extra `parity` is installed."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what is marked `torch` without PyTorch, but for what then compares with records."""
+    mark = item.get_closest_marker("torch")
+    if mark is not None and mark.kwargs.get("required", True) and not HAS_TORCH:
+        pytest.skip("PyTorch and transformers (the extra `parity`) are missing")
 
 
 def pytest_unconfigure() -> None:

@@ -1,6 +1,5 @@
 """Public checkpoints give the features of their origins, at the size of their grid and another."""
 
-import importlib.util
 import json
 import zlib
 from pathlib import Path
@@ -18,14 +17,10 @@ from jaxbusi.settings import ModelSettings
 from jaxbusi.train import build_model
 from jaxbusi.weights.load import BranchWeights, load_branch, read_weights
 from jaxbusi.weights.positions import resize_positions
+from tests.conftest import HAS_TORCH
 from tests.reference import formats
 from tests.reference.formats import FORMATS, Format
 from tests.reference.results import RECORDED
-
-HAS_TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
-needs_torch = pytest.mark.skipif(
-    not HAS_TORCH, reason="PyTorch and transformers (the extra `parity`) are missing"
-)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +66,7 @@ def features(model: Classifier, weights: BranchWeights, images: np.ndarray) -> n
     return np.asarray(output.features[branch])
 
 
+@pytest.mark.torch(required=False)
 @pytest.mark.parametrize("place", [0, 1], ids=["own_grid", "other_grid"])
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda format_: format_.name)
 def test_features_are_the_origins(format_, place, recorded, tmp_path):
@@ -110,6 +106,7 @@ def test_a_converted_file_is_the_public_one(format_, tmp_path):
     assert all(array.dtype == np.float32 for array in load_file(converted).values())
 
 
+@pytest.mark.torch(required=False)
 @pytest.mark.parametrize(("old", "new"), formats.GRIDS)
 def test_position_grids_are_resized_as_torch_does(old, new, recorded):
     positions = formats.grid_positions(old)
@@ -122,7 +119,7 @@ def test_position_grids_are_resized_as_torch_does(old, new, recorded):
     np.testing.assert_array_equal(ours[:, 0], positions[:, 0])
 
 
-@needs_torch
+@pytest.mark.torch
 def test_what_is_recorded_is_what_the_origins_give(recorded, monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "RECORDED", tmp_path)
     formats.record()
@@ -209,6 +206,7 @@ def test_deit_is_told_by_its_wrapper(tmp_path):
 # --- the real file -------------------------------------------------------------------------------
 
 
+@pytest.mark.torch(required=False)
 def test_dinov2_small_is_hugging_faces(dinov2_small, recorded):
     """Recorded from Hugging Face's Dinov2Model; with `transformers` here, compared live too."""
     images = formats.images(224)

@@ -1,7 +1,5 @@
 """Adam with L2 under the staircase is torch.optim.Adam under StepLR, step by step."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,6 @@ from configs import fusion
 from jaxbusi.optim import adam_l2, make_optimizer, make_schedule, staircase
 from jaxbusi.settings import Settings
 from tests.reference import adam
-
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch (the extra `parity`) is missing")
 
 
 def the_configs_optimizer():
@@ -35,7 +30,10 @@ def the_parts():
 @pytest.mark.parametrize("make", [the_parts, the_configs_optimizer])
 @pytest.mark.parametrize(
     "origin",
-    [adam.recorded_adam_trajectory, pytest.param(adam.torch_adam_trajectory, marks=needs_torch)],
+    [
+        adam.recorded_adam_trajectory,
+        pytest.param(adam.torch_adam_trajectory, marks=pytest.mark.torch),
+    ],
 )
 def test_twenty_steps_are_those_of_pytorch(make, origin):
     expected = origin()

@@ -21,8 +21,6 @@ Without PyTorch the comparison is with its recorded float64 outputs: logits, and
 random projections of each gradient and statistic (`scripts/record_parity.py` writes them).
 """
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -36,10 +34,6 @@ from tests.reference.results import (
     summary_errors,
     weight_sums,
 )
-
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch (the extra `parity`) is missing")
-
 
 SINGLE_CASES = [case for case in CASES if not case.double]
 DOUBLE_CASES = [case for case in CASES if case.double]
@@ -122,7 +116,7 @@ def test_float32_matches_the_recorded_outputs(case: Case, single: Result) -> Non
         _assert_single_gradients(case, summary_errors(ours.gradients, recorded.gradients))
 
 
-@needs_torch
+@pytest.mark.torch
 def test_float32_matches_pytorch(case: Case, single: Result) -> None:
     from tests.reference import pytorch
 
@@ -137,7 +131,7 @@ def test_float64_matches_the_recorded_outputs(double_case: Case, double: Result)
     _assert_recorded(double_case, double, 1e-6)
 
 
-@needs_torch
+@pytest.mark.torch
 def test_float64_matches_pytorch_and_pytorch_its_record(double_case: Case, double: Result) -> None:
     from tests.reference import pytorch
 
@@ -148,7 +142,7 @@ def test_float64_matches_pytorch_and_pytorch_its_record(double_case: Case, doubl
     _assert_each(full_errors(double.gradients, theirs.gradients), 1e-6)
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("single_case", SINGLE_CASES, ids=lambda case: case.name)
 def test_the_record_is_what_pytorch_gives(single_case: Case) -> None:
     from tests.reference import pytorch
@@ -156,7 +150,7 @@ def test_the_record_is_what_pytorch_gives(single_case: Case) -> None:
     _assert_recorded(single_case, pytorch.run(single_case, double=True), 1e-6)
 
 
-@needs_torch
+@pytest.mark.torch
 def test_the_recorded_adam_is_what_pytorch_gives() -> None:
     live, recorded = adam.torch_adam_trajectory(), adam.recorded_adam_trajectory()
     np.testing.assert_array_equal(live.learning_rates, recorded.learning_rates)

@@ -1,7 +1,6 @@
 """Weights from any container: read without PyTorch, refused in one line, and nothing executed."""
 
 import collections
-import importlib.util
 import io
 import os
 import pickle
@@ -23,9 +22,6 @@ from tests.reference import formats, pth
 from tests.reference.results import RECORDED
 from tests.reference.shapes import vit_shapes
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch (the extra `parity`) is missing")
-
 
 def assert_as_expected(tensors):
     expected = pth.expected()
@@ -44,7 +40,7 @@ def test_recorded_files_of_torch_save(name):
     assert_as_expected(read_tensors(RECORDED / name))
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("name", pth.FILES)
 def test_fresh_files_of_torch_save(name, tmp_path, monkeypatch):
     monkeypatch.setattr(pth, "RECORDED", tmp_path)
@@ -52,7 +48,7 @@ def test_fresh_files_of_torch_save(name, tmp_path, monkeypatch):
     assert_as_expected(read_tensors(tmp_path / name))
 
 
-@needs_torch
+@pytest.mark.torch
 def test_the_reader_does_not_import_torch():
     code = (
         "import sys; from jaxbusi.weights.files import read_tensors; "
