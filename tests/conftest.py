@@ -31,6 +31,11 @@ HAS_TORCH = all(map(importlib.util.find_spec, ("torch", "transformers")))
 """Whether the extra `parity` is installed."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest file first, so that no process is left with it when the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips what is marked `torch` without PyTorch, but for what then compares with records."""
     mark = item.get_closest_marker("torch")
