@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from jaxbusi.errors import UserError
@@ -157,6 +158,9 @@ class Checkpoints:
     def _restore(self, items: dict[str, Any], step: int) -> Any:
         arguments = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         try:
+            for name in ("weights", "average"):
+                if name in items:
+                    _check_shapes(items[name], self._directory / str(step) / name)
             return self._manager.restore(step, args=ocp.args.Composite(**arguments))
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
@@ -175,6 +179,30 @@ class Checkpoints:
             f"a checkpoint could not be saved in {self._directory} ({_one_line(error)}); {good}; "
             "free space or mend the folder and run the same command again"
         )
+
+
+def _check_shapes(like: Tree, folder: Path) -> None:
+    """Refuses other arrays than those wanted, before any is read.
+
+    Orbax refuses them too, but leaves behind the reads of others that it has begun.
+    """
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        stored = _shapes(handler.metadata(epath.Path(folder)).tree)
+    finally:
+        handler.close()
+    wanted = _shapes(like)
+    for name in sorted({*stored, *wanted}):
+        if stored.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{name} has the shape {stored.get(name, '(absent)')}, the model's has "
+                f"{wanted.get(name, '(absent)')}"
+            )
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {"/".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _check_space(directory: Path, items: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.errors import UserError
 from jaxbusi.state import make_mesh
 from tests.test_steps import make_batch, place, setup
-from tests.tiny import TinyModel
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +109,15 @@ def test_saving_a_step_again_leaves_it(tmp_path, trained):
     checkpoints.close()
 
 
-# Orbax gives up at the first array that does not fit; reads of others that are under way may then
-# find its event loop closed, which says nothing of ours.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_another_model_is_refused_in_one_line(tmp_path, trained):
-    class Wider(TinyModel):
-        pass
-
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(trained[0])
     checkpoints.wait()
     like = trained[0].variables()
     like["params"] = {**like["params"], "head": {"kernel": np.zeros((9, 3)), "bias": np.zeros(3)}}
-    with pytest.raises(UserError, match="cannot be restored into this model") as error:
+    with pytest.raises(
+        UserError, match=r"cannot be restored into this model: params/head/kernel has the shape \("
+    ) as error:
         checkpoints.restore_variables(like, 2)
     assert "\n" not in str(error.value)
     checkpoints.close()
