@@ -19,7 +19,7 @@ from jaxbusi import study as study_command
 from jaxbusi.campaign import run_study
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import intervals, study_report
+from jaxbusi.evaluation import intervals, study_figures, study_report
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.plan import Plan
 from jaxbusi.train import Stopped
@@ -517,6 +517,23 @@ def test_images_that_several_runs_were_tested_on_move_together():
     assert same.high - same.low == pytest.approx(single.high - single.low)
     ratio = (apart.high - apart.low) / (single.high - single.low)
     assert ratio == pytest.approx(1 / np.sqrt(2), rel=0.1)
+
+
+def test_curves_of_folds_of_different_sizes_are_one_line():
+    """190 or 191 steps of which 47.5 or 47.75 are an epoch; the second run ended early."""
+    runs = [
+        [
+            {"part": "test", "epoch": step / per_epoch, "loss": value, "accuracy": value}
+            for step, value in zip(steps, values, strict=True)
+        ]
+        for steps, per_epoch, values in (
+            ((48, 95, 143), 47.5, (0.9, 0.7, None)),
+            ((48, 96), 47.75, (0.7, 0.5)),
+        )
+    ]
+    epochs, values = study_figures._table(runs, "test", "loss")
+    assert epochs == pytest.approx([(48 / 47.5 + 48 / 47.75) / 2, (2 + 96 / 47.75) / 2])
+    np.testing.assert_allclose(values, [[0.9, 0.7], [0.7, 0.5]])
 
 
 def test_a_resample_that_leaves_a_run_without_a_class_is_left_out():

@@ -33,7 +33,7 @@ def plot_arms(histories: Mapping[str, Sequence[History]], part: str, path: Path 
     The line is the mean over the runs of the arm, the band reaches from the least to the greatest.
 
     Args:
-      histories: by arm, one for each finished run; runs of an arm were measured at the same epochs.
+      histories: by arm, one for each finished run; where one ended early, the line ends there.
       part: which lines of the histories count.
       path: of the PNG.
     """
@@ -68,13 +68,19 @@ def plot_arms(histories: Mapping[str, Sequence[History]], part: str, path: Path 
 
 
 def _table(runs: Sequence[History], part: str, key: str) -> tuple[list[float], np.ndarray]:
-    """The epochs that all runs were measured at, and f64[runs, epochs] values, NaN for none."""
+    """When all runs were measured, epochs, and f64[runs, epochs] values, NaN for none.
+
+    An epoch ends at the next whole step, which in folds of other sizes is not the same epoch to the
+    last digit: the first measurements of the runs belong together, and so on.
+    """
     curves = [
-        {row["epoch"]: row[key] for row in history if row["part"] == part} for history in runs
+        sorted({row["epoch"]: row[key] for row in history if row["part"] == part}.items())
+        for history in runs
     ]
-    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = [[np.nan if curve[at] is None else curve[at] for at in epochs] for curve in curves]
-    return epochs, np.array(values, np.float64).reshape(len(runs), len(epochs))
+    shared = min(len(curve) for curve in curves)
+    epochs = [float(np.mean([curve[place][0] for curve in curves])) for place in range(shared)]
+    values = [[np.nan if y is None else y for _, y in curve[:shared]] for curve in curves]
+    return epochs, np.array(values, np.float64).reshape(len(runs), shared)
 
 
 def write_all(
