@@ -34,7 +34,7 @@ SMALL_STUDY = ["--config.study.seeds=(0,)"]
 _ARMS = {
     "configs/table4.py": "('ResNet18',)",
     "configs/table4_dinov2.py": "('ViT',)",
-    "configs/protocols.py": "('leaky','clean')",
+    "configs/protocols.py": "('clean',)",
 }
 
 
