@@ -99,10 +99,14 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     predictions: dict[str, dict[tuple[int, int | None], dict[str, Predictions]]] = {}
     for arm in plan.study.arms:
         runs = list(plan.of_arm(arm))
-        finished = {(run.seed, run.fold): _predictions(run) for run in runs if _finished(run)}
-        results = [_results(run) for run in runs if _finished(run)]
+        made = [run for run in runs if _finished(run)]
+        results = [_results(run) for run in made]
+        finished = {
+            (run.seed, run.fold): _predictions(run, result)
+            for run, result in zip(made, results, strict=True)
+        }
         predictions[arm] = finished
-        histories[arm] = [read_history(run.workdir) for run in runs if _finished(run)]
+        histories[arm] = [read_history(run.workdir) for run in made]
         arms[arm] = {
             "published": jsonable(plan.study.published.get(arm, {})),
             "runs": [
@@ -110,7 +114,7 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
                     "seed": run.seed,
                     "fold": run.fold,
                     "workdir": run.workdir.relative_to(workdir).as_posix(),
-                    "finished": _finished(run),
+                    "finished": run in made,
                     "error": _failure(run),
                 }
                 for run in runs
@@ -228,14 +232,13 @@ def _failure(run: PlannedRun) -> str | None:
         return None
 
 
-def _predictions(run: PlannedRun) -> dict[str, Predictions]:
-    """The predictions of a finished run, by part, near-copies in units.
+def _predictions(run: PlannedRun, results: Mapping[str, Any]) -> dict[str, Predictions]:
+    """The predictions of a finished run with these results, by part, near-copies in units.
 
     Raises:
       UserError: a file of them is missing or lacks rows.
     """
     units = splits.units(splits.read_rows(run.workdir / "split.csv"))
-    results = _results(run)
     found = {}
     for part in PARTS:
         if part not in results["parts"]:
