@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import intervals, metrics, present
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.evaluation.results import as_json, finite, kinds_of_rows
@@ -43,21 +42,13 @@ def summarize_arm(
     """
     parts = [name for name in runs[0] if all(name in run for run in runs)]
     return {
-        part: _classes([run[part] for run in runs])
+        part: present.classes_of(np.concatenate([run[part].label for run in runs]))
         | {
             kind: _summarize([rows[kind] for rows in kinds], resamples=resamples, seed=seed)
             for kind in ("images", "copies", "tta")
         }
         for part in parts
         for kinds in [[kinds_of_rows(run[part]) for run in runs]]
-    }
-
-
-def _classes(runs: Sequence[Predictions]) -> dict[str, Any]:
-    label = np.concatenate([run.label for run in runs])
-    return {
-        "classes": [CLASSES[index] for index in np.unique(label)],
-        "renormalised": not bool(present.judged_classes(label).all()),
     }
 
 

@@ -54,11 +54,15 @@ def describe(predictions: Predictions) -> dict[str, Any]:
       `renormalise` gives them; called_absent: how many images have the greatest probability, as the
       model gives it, for a class that does not occur.
     """
-    present = np.unique(predictions.label)
+    called_absent = ~np.isin(predictions.predicted, predictions.label)
+    return classes_of(predictions.label) | {"called_absent": int(called_absent.sum())}
+
+
+def classes_of(label: np.ndarray) -> dict[str, Any]:
+    """The `classes` and `renormalised` of `describe`, for rows of these labels, int[N]."""
     return {
-        "classes": [CLASSES[index] for index in present],
-        "renormalised": not bool(judged_classes(predictions.label).all()),
-        "called_absent": int((~np.isin(predictions.predicted, present)).sum()),
+        "classes": [CLASSES[index] for index in np.unique(label)],
+        "renormalised": not bool(judged_classes(label).all()),
     }
 
 
