@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
     config.model.branches = ("resnet18", "vit")  # any of resnet18, vit, googlenet
     config.model.vit = "B16"  # Ti16, S16, B16 or S14
     config.model.pooling = "mean"  # of the patch tokens; or 'class', or 'both'
+    config.model.remat = False  # transformer: compute its layers twice to fit a third of the memory
     config.model.hidden = (512, 128)  # widths between the joined features and the classes
     config.model.dropout = 0.0  # before each layer of the head
 

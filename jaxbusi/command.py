@@ -44,10 +44,12 @@ def run(work: Callable[[], None]) -> None:
     """
     from jaxbusi import xla
 
-    flag = xla.set_cpu_flags()
+    flag, folder = xla.set_cpu_flags(), xla.keep_compiled_programs()
     logging.set_verbosity(logging.INFO)
     if flag:
         logging.info("added to XLA_FLAGS: %s (set it yourself to decide otherwise)", flag)
+    if folder:
+        logging.info("compiled programs are kept in %s (or in JAX_COMPILATION_CACHE_DIR)", folder)
     try:
         work()
     except UserError as error:

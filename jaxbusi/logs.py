@@ -4,14 +4,17 @@ import json
 import math
 import sys
 import time
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jaxbusi.errors import UserError
+
+_T = TypeVar("_T")
 
 Line = dict[str, Any]
 """One object of metrics.jsonl: step, epoch, part, loss, accuracy, precision, recall, and more."""
@@ -133,3 +136,33 @@ class Progress:
     def close(self) -> None:
         """Ends the bar."""
         self._bar.close()
+
+
+class Pace:
+    """How fast training went since a step, and what share of the time it waited for batches."""
+
+    def __init__(self, step: int):
+        """Begins to count at `step`."""
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Counts anew from `step`."""
+        self._step, self._begun, self._waited = step, time.monotonic(), 0.0
+
+    def count(self, batches: Iterable[_T]) -> Generator[_T]:
+        """Yields the batches and counts how long each took to come."""
+        iterator = iter(batches)
+        while True:
+            begun = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - begun
+            yield batch
+
+    def summary(self, step: int, batch_size: int) -> dict[str, float]:
+        """Returns images a second and the share of the time that was waited, at `step`."""
+        seconds = time.monotonic() - self._begun
+        rate = (step - self._step) * batch_size / seconds
+        return {"images_per_second": rate, "input_wait": self._waited / seconds}

@@ -9,7 +9,6 @@ import logging
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -25,7 +24,7 @@ from jaxbusi.data.parts import Part
 from jaxbusi.errors import Stopped, UserError
 from jaxbusi.evaluate import Evaluator
 from jaxbusi.features import Features
-from jaxbusi.logs import Progress, RunLog, read_history
+from jaxbusi.logs import Pace, Progress, RunLog, read_history
 from jaxbusi.optim import FOR_GOOD
 from jaxbusi.settings import Settings
 from jaxbusi.state import Metrics, TrainState, batch_sharding, replicated
@@ -174,8 +173,8 @@ class Loop:
             contextlib.closing(self._batches(part, start)) as batches,
         ):
             pending: collections.deque[tuple[int, np.ndarray, StepReport]] = collections.deque()
-            since = (time.monotonic(), start)
-            for step, (host, device) in enumerate(batches, start + 1):
+            pace = Pace(start)
+            for step, (host, device) in enumerate(pace.count(batches), start + 1):
                 state, report = compiled(self.durations.frozen(step - 1))(state, device)
                 if step == 1 and host["image"].size:
                     log.images("augmented_batch", host["image"][:16], step)
@@ -186,10 +185,10 @@ class Loop:
                 self._check(pending, bar, part, keep=keep)
                 validation_loss = None
                 if measure:
-                    validation_loss = self._measure(log, state, step, since)
+                    validation_loss = self._measure(log, state, step, pace)
                     losses.append(validation_loss)
                     state = dataclasses.replace(state, metrics=self._empty_metrics())
-                    since = (time.monotonic(), step)
+                    pace.restart(step)
                 ends = measure and self._runs_dry(losses)
                 if save or stop or ends:
                     self.checkpoints.save(state, validation_loss=validation_loss)
@@ -292,14 +291,13 @@ class Loop:
                 )
             bar.update(step=step, loss=loss, learning_rate=rate)
 
-    def _measure(
-        self, log: RunLog, state: TrainState, step: int, since: tuple[float, int]
-    ) -> float | None:
+    def _measure(self, log: RunLog, state: TrainState, step: int, pace: Pace) -> float | None:
         """Writes a point of the learning curves; returns the validation loss where there is one."""
-        rate = (step - since[1]) * self.settings.batch_size / (time.monotonic() - since[0])
+        speed = pace.summary(step, self.settings.batch_size)
         epoch = step / self.durations.steps_per_epoch
         values = jax.device_get(state.metrics).summary()
-        values |= {"learning_rate": float(self.schedule(step - 1)), "images_per_second": rate}
+        values["learning_rate"] = float(self.schedule(step - 1))
+        values |= speed
         log.write(step=step, epoch=epoch, part="train", values=values)
         validation_loss = None
         for part in self.evaluator.evaluated:

@@ -63,6 +63,7 @@ class ModelSettings:
     branches: tuple[str, ...]
     vit: str
     pooling: Literal["mean", "class", "both"]
+    remat: bool
     hidden: tuple[Annotated[int, Above0], ...]
     dropout: Annotated[float, Share]
 

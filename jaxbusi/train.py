@@ -67,7 +67,7 @@ def train_and_evaluate(
     )
     optimizer = make_optimizer(settings.optim, schedule, thaw=durations.thaw)
     state = _random_state(model, optimizer, mesh, settings)
-    logging.info("parameters:\n%s", parameter_overview.get_parameter_overview(state.params))
+    logging.info("parameters:\n%s", _overview(state.params))
     step_fn = functools.partial(
         train_step,
         model=model,
@@ -174,6 +174,7 @@ def build_model(
         vit=vit,
         pooling=settings.pooling,
         class_token=class_token,
+        remat=settings.remat,
         hidden=settings.hidden,
         dropout=settings.dropout,
         normalization=tuple((name, o.mean, o.std) for name, o in origins.items()),
@@ -213,6 +214,11 @@ def _random_state(
         image_size=settings.data.augment.crop,
         average=settings.ema_decay > 0,
     )
+
+
+def _overview(params: Tree) -> str:
+    # Their mean and deviation would take a second and the memory of another copy.
+    return parameter_overview.get_parameter_overview(params, include_stats=False)
 
 
 def _loss(settings: Settings, labels: np.ndarray) -> CrossEntropy:

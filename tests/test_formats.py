@@ -52,7 +52,7 @@ def load(format_: Format, path: Path, side: int) -> tuple[Classifier, BranchWeig
     vit = f"small{format_.size.patch}"
     weights = load_branch(str(path), format_.branch, vit=vit, image_size=side)
     pooling = "both" if format_.size.class_token else "mean"
-    settings = ModelSettings((format_.branch,), vit, pooling, hidden=(), dropout=0.0)
+    settings = ModelSettings((format_.branch,), vit, pooling, remat=False, hidden=(), dropout=0.0)
     return build_model(settings, "float32", {format_.branch: weights.origin}), weights
 
 
@@ -213,7 +213,7 @@ def test_dinov2_small_is_hugging_faces(dinov2_small, recorded):
     weights = load_branch(str(dinov2_small), "vit", vit="S14", image_size=224)
     assert weights.origin.crop == 518
     assert zlib.crc32(weights.origin.sha256.encode()) == recorded["dinov2_small_sha256"]
-    settings = ModelSettings(("vit",), "S14", "both", hidden=(), dropout=0.0)
+    settings = ModelSettings(("vit",), "S14", "both", remat=False, hidden=(), dropout=0.0)
     model = build_model(settings, "float32", {"vit": weights.origin})
     variables = {"params": {"vit": weights.variables["params"]}}
     variables["params"]["head"] = {"logits": {"kernel": jnp.zeros((768, 3)), "bias": jnp.zeros(3)}}

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import jax
@@ -296,6 +297,27 @@ def test_vit_accepts_oblong_images_and_keeps_their_grid() -> None:
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 24, 3)))
     assert variables["params"]["position_embedding"].shape == (1, 6, 16)
     assert model.apply(variables, jnp.zeros((2, 16, 24, 3))).shape == (2, 16)
+
+
+def test_layers_computed_again_are_the_same_layers_in_less_memory() -> None:
+    model = Classifier(("vit",), vit=dataclasses.replace(TINY_TOKEN, depth=8))
+    images = _images(16, 32)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    again = dataclasses.replace(model, remat=True)
+    assert jax.tree.structure(variables) == jax.tree.structure(_shapes(again))
+
+    def program(model: Classifier) -> jax.stages.Compiled:
+        def squares(params: dict) -> jax.Array:
+            return jnp.sum(model.apply({"params": params}, images, train=True).logits ** 2)
+
+        return jax.jit(jax.value_and_grad(squares)).lower(variables["params"]).compile()
+
+    programs = [program(m) for m in (model, again)]
+    results = [program(variables["params"]) for program in programs]
+    for one, two in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    held = [program.memory_analysis().temp_size_in_bytes for program in programs]
+    assert held[1] < 0.5 * held[0]
 
 
 def test_class_token_can_be_given_and_taken() -> None:

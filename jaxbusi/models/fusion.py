@@ -92,6 +92,8 @@ class Classifier(nn.Module):
       vit: name of a size in `SIZES`, or a size of your own.
       pooling: of the transformer's tokens, see `jaxbusi.models.vit.Pooling`.
       class_token: gives the transformer a class token or takes it away; None keeps the size's own.
+      remat: compute inside the transformer's layers twice instead of keeping what their gradients
+        need.
       hidden: widths of the head's hidden layers; `()` for one linear layer.
       dropout: rate on the input of every layer of the head, in training.
       auxiliary_dropout: rate inside GoogLeNet's auxiliary heads, in training.
@@ -111,6 +113,7 @@ class Classifier(nn.Module):
     vit: str | ViTSize = "B16"
     pooling: Pooling = "mean"
     class_token: bool | None = None
+    remat: bool = False
     hidden: tuple[int, ...] = (512, 128)
     dropout: float = 0.0
     auxiliary_dropout: float = AUXILIARY_DROPOUT
@@ -154,7 +157,13 @@ class Classifier(nn.Module):
             if name == "resnet18":
                 feature = ResNet18(self.dtype, name=name)(inputs, train=learns)
             elif name == "vit":
-                feature = ViT(self._vit_size(), self.pooling, self.dtype, name=name)(inputs)
+                feature = ViT(
+                    self._vit_size(),
+                    self.pooling,
+                    self.dtype,
+                    self.remat,
+                    name=name,
+                )(inputs)
             else:
                 feature, auxiliary = GoogLeNet(
                     self.num_classes, self.auxiliary_dropout, self.dtype, name=name

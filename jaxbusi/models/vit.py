@@ -1,7 +1,8 @@
 """Vision transformer with timm's geometry (arXiv:2010.11929): the global branch."""
 
 import dataclasses
-from typing import Literal, get_args
+import functools
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -155,11 +156,14 @@ class ViT(nn.Module):
       pooling: how the tokens after the last layer norm become one vector, see `Pooling`. The class
         token never enters the mean.
       dtype: compute type; parameters are float32.
+      remat: in the backward pass compute each layer again from its input instead of keeping what
+        is inside it.
     """
 
     size: ViTSize
     pooling: Pooling = "mean"
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -187,15 +191,28 @@ class ViT(nn.Module):
             "position_embedding", transformer_kernel, (1, *x.shape[1:]), jnp.float32
         )
         x = x + jnp.broadcast_to(positions.astype(self.dtype), x.shape)
-        for layer in range(self.size.depth):
-            x = EncoderLayer(
-                self.size.heads,
-                self.size.mlp,
-                self.size.layer_scale,
-                self.dtype,
-                name=f"layer_{layer}",
-            )(x)
+        x = self._layers(x)
         return self._pool(_layer_norm(x, self.dtype, "norm"))
+
+    def _layers(self, x: jax.Array) -> jax.Array:
+        """The encoder: [B, T, width] to the same shape."""
+        size = self.size
+        make = functools.partial(EncoderLayer, size.heads, size.mlp, size.layer_scale, self.dtype)
+        layers = [make(name=f"layer_{number}") for number in range(size.depth)]
+        if not self.remat or self.is_initializing():
+            for layer in layers:
+                x = layer(x)
+            return x
+        # A loop, because XLA's CPU compiler moves what is computed twice out of an unrolled
+        # sequence, to where it saves no memory.
+        params = [layer.variables["params"] for layer in layers]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+        @jax.checkpoint
+        def step(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
+            return make(parent=None).apply({"params": params}, x), None
+
+        return jax.lax.scan(step, x, stacked)[0]
 
     def _patches(self, images: jax.Array) -> jax.Array:
         """[B, H, W, 3] to [B, tokens, width], row by row."""
