@@ -1,52 +1,133 @@
 """Measures the program on this machine, and against PyTorch where that is asked for.
 
-    python scripts/benchmark.py                       # CPU, some minutes
-    python scripts/benchmark.py --against torch       # the extra `parity` brings PyTorch
-    python scripts/benchmark.py --device gpu --against torch --out gpu.json
+    python scripts/benchmark.py                              # some minutes on two CPU cores
+    python scripts/benchmark.py --against torch              # under ten; PyTorch: the extra parity
+    python scripts/benchmark.py --device gpu --dtype bfloat16 --train 64 --against torch
 
-Steps of ResNet18, ViT-B/16 and the fusion are timed in turn with PyTorch's, A B A B, and what is
-said is the median over the rounds: a ratio above 1 means that ours is faster. The tables go to the
-terminal, everything to a JSON file.
+Whatever is compared runs in turn, A B A B, in processes of their own; what is said is the median
+over the rounds, and a ratio above 1 means that ours is faster. Tables go to the terminal,
+everything to a JSON file.
 """
 
 import argparse
-import dataclasses
+import contextlib
 import json
 import logging
+import os
 import platform
-import resource
+import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # In place of the folder of scripts, whose profile.py would hide Python's own.
+    sys.path[0] = str(Path(__file__).parents[1])
+
 from jaxbusi import xla
-
-xla.set_cpu_flags()  # as the program itself does, before JAX starts
-
-import jax
-import jax.numpy as jnp
-
-from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.store import usable_cores
-from scripts import benchmark_steps as steps
-from scripts.timing import Timings, in_turn
+from scripts import benchmark_input, benchmark_runs, benchmark_steps
+from scripts.workers import Worker, in_turn
 
-Table = list[dict[str, Any]]
+Row = dict[str, Any]
 
 
-def hardware(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    devices = jax.devices(device)
+def steps(options: argparse.Namespace, peak: float) -> list[Row]:
+    """Every model in inference and training, with torch.compile besides for the fusion."""
+    others = ["torch", "torch.compile"] if options.against else []
+    plan = [(name, batch, False) for name in options.models for batch in options.infer]
+    plan += [(name, batch, True) for name in options.models for batch in options.train]
+    rows = []
+    for name, batch, train in plan:
+        # Compiling takes PyTorch a minute for each program.
+        compiles = name == "fusion" and (train or batch == max(options.infer))
+        rows.append(step(options, peak, name, batch, train, others if compiles else others[:1]))
+    return rows
+
+
+def scaling(options: argparse.Namespace, peak: float) -> list[Row]:
+    """Training of the fusion at several batch sizes, and with its layers computed twice."""
+    rows = [step(options, peak, "fusion", batch, True) for batch in options.scaling]
+    return [*rows, step(options, peak, "fusion", options.train[-1], True, remat=True)]
+
+
+def step(
+    options: argparse.Namespace,
+    peak: float,
+    model: str,
+    batch: int,
+    train: bool,
+    others: Sequence[str] = (),
+    **more: bool,
+) -> Row:
+    """Measures one step, in turn with others' of the same model.
+
+    Args:
+      options: the command line.
+      peak: operations a second of a plain matrix product.
+      model: one of `benchmark_steps.MODELS`.
+      batch: images a step.
+      train: whether it is a training step.
+      others: `torch`, `torch.compile`.
+      more: for `benchmark_steps.ours`.
+    """
+    kind = "training" if train else "inference"
+    print(f"{model}, {kind}, batch {batch}", file=sys.stderr)
+    common = {"model": model, "batch": batch, "train": train, "dtype": options.dtype}
+    device = "cuda" if options.device == "gpu" else "cpu"
+    workers = {"jaxbusi": Worker(benchmark_steps.ours)}
+    workers |= {way: Worker(benchmark_steps.in_torch) for way in others}
+    facts = workers["jaxbusi"].prepare(**common, **more)
+    for way in others:
+        workers[way].prepare(**common, device=device, compiled=way == "torch.compile")
+    timings = in_turn({way: worker.run for way, worker in workers.items()}, options.rounds)
+    # Of a GPU's memory the system knows nothing.
+    held = {way: w.peak() if device == "cpu" else None for way, w in workers.items()}
+    for worker in workers.values():
+        worker.close()
+    seconds = timings.median("jaxbusi")
     return {
-        "device": devices[0].device_kind,
-        "count": len(devices),
-        "processor": _processor(),
-        "cores": usable_cores(),
-        "jax": jax.__version__,
-        "machine": platform.machine(),
+        "model": model,
+        "step": kind,
+        "batch": batch,
+        **more,
+        "ms": 1e3 * seconds,
+        "images/s": batch / seconds,
+        # The compiler counts the body of a loop once.
+        "of peak": None if more else facts["flops"] / seconds / peak,
+        "plan GiB": facts["memory"] / 2**30,
+        "process GiB": held["jaxbusi"],
+        "torch GiB": held.get("torch"),
+        **{f"x {way}": timings.lead("jaxbusi", way) for way in others},
     }
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Sets variables for the processes that are started within."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def once(make: Callable[..., Any], **arguments: Any) -> Any:
+    """Returns the facts of something that a process of its own does once."""
+    worker = Worker(make)
+    try:
+        return worker.prepare(**arguments)
+    finally:
+        worker.close()
+
+
+def hardware(options: argparse.Namespace) -> Row:
+    """What the numbers are measured on."""
+    found = once(benchmark_steps.machine, dtype=options.dtype)
+    return {"processor": _processor(), "cores": usable_cores(), "dtype": options.dtype, **found}
 
 
 def _processor() -> str:
@@ -57,115 +138,81 @@ def _processor() -> str:
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
 
 
-def measure_steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each model and batch size, in training and in inference."""
-    dtype = jnp.bfloat16 if options.bfloat16 else jnp.float32
-    peak = steps.matmul_peak(dtype)
-    for name in options.models:
-        model = dataclasses.replace(steps.MODELS[name], dtype=dtype)
-        for batch, train in [(b, False) for b in options.infer] + [
-            (b, True) for b in options.train
-        ]:
-            ours = steps.Ours(model, batch)
-            ways: dict[str, steps.Step] = {"jaxbusi": ours.train if train else ours.infer}
-            for way, compiled in options.against:
-                pair = steps.torch_steps(
-                    model,
-                    batch,
-                    device="cuda" if options.device == "gpu" else "cpu",
-                    compiled=compiled,
-                    bfloat16=options.bfloat16,
-                )
-                ways[way] = pair[0] if train else pair[1]
-            yield _row(name, batch, train, ours, in_turn(ways, options.rounds), peak)
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:
+    """Yields each table's title and rows as soon as they are measured."""
+    machine = hardware(options)
+    yield "machine", [machine]
+    if "steps" in options.sections:
+        yield "steps", steps(options, machine["peak"])
+        if options.scaling:
+            yield "batch sizes", scaling(options, machine["peak"])
+    if "runs" in options.sections:
+        with tempfile.TemporaryDirectory() as folder:
+            dtype = f"--config.compute_dtype={options.dtype}"
+            runs = benchmark_runs.Runs(Path(folder), options.train[0], (dtype,))
+            yield "to the end of the first step", runs.starts()
+            yield "an epoch", runs.epoch()
+            yield "a checkpoint", [once(benchmark_runs.checkpoint)]
+    if "devices" in options.sections:
+        flag = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+        with _environment(XLA_FLAGS=flag, JAX_PLATFORMS="cpu"):
+            yield "simulated devices", once(benchmark_runs.devices)["rows"]
+    if "input" in options.sections:
+        yield "input, per core", benchmark_input.summary(options.rounds)
 
 
-def _row(
-    name: str, batch: int, train: bool, ours: steps.Ours, timings: Timings, peak: float
-) -> dict[str, Any]:
-    seconds = timings.median("jaxbusi")
-    flops = ours.flops()[0 if train else 1]
-    return {
-        "model": name,
-        "step": "training" if train else "inference",
-        "batch": batch,
-        "milliseconds": 1e3 * seconds,
-        "images_per_second": batch / seconds,
-        "share_of_peak": flops / seconds / peak,
-        "memory_gib": ours.memory() / 2**30 if train else None,
-        **{
-            f"over_{way}": timings.lead("jaxbusi", way)
-            for way in timings.seconds
-            if way != "jaxbusi"
-        },
-    }
-
-
-def measure_checkpoint() -> dict[str, float]:
-    """How long saving the fusion's state holds up training, and takes in all."""
-    ours = steps.Ours(steps.MODELS["fusion"], 2)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder) / "checkpoints")
-        stalls, whole = [], []
-        for _ in range(2):
-            ours.train()
-            start = time.perf_counter()
-            checkpoints.save(ours.state)
-            stalls.append(time.perf_counter() - start)
-            checkpoints.wait()
-            whole.append(time.perf_counter() - start)
-        checkpoints.close()
-    return {"stall_seconds": min(stalls), "seconds": min(whole)}
-
-
-def show(title: str, rows: Table) -> None:
+def show(title: str, rows: list[Row]) -> None:
     """Prints rows of the same keys under each other."""
     print(f"\n{title}")
-    keys = [key for key in rows[0] if any(row[key] is not None for row in rows)]
-    cells = [[_cell(row[key]) for key in keys] for row in rows]
-    heads = [key.replace("_", " ") for key in keys]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    for line in [heads, *cells]:
-        print("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    named = dict.fromkeys(key for row in rows for key in row)
+    keys = [key for key in named if any(row.get(key) is not None for row in rows)]
+    cells = [[_cell(row.get(key)) for key in keys] for row in rows]
+    widths = [max(map(len, column)) for column in zip(keys, *cells, strict=True)]
+    for line in [keys, *cells]:
+        padded = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        print("  " + "  ".join(padded), flush=True)
 
 
 def _cell(value: Any) -> str:
     if value is None:
-        return "–"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--against", choices=("torch",), help="time PyTorch in turn with ours")
-    parser.add_argument("--compile", action="store_true", help="torch.compile besides")
-    parser.add_argument("--bfloat16", action="store_true", help="compute in it, on both sides")
-    parser.add_argument("--models", nargs="+", choices=steps.MODELS, default=list(steps.MODELS))
-    parser.add_argument("--train", nargs="*", type=int, default=[8], help="batch sizes; default 8")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    sections = ["steps", "runs", "devices", "input"]
+    parser.add_argument("--sections", nargs="+", choices=sections, default=sections)
+    names = list(benchmark_steps.MODELS)
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--train", nargs="+", type=int, default=[8], help="batch sizes; default 8")
     parser.add_argument("--infer", nargs="*", type=int, default=[1, 8], help="default 1 8")
-    parser.add_argument("--rounds", type=int, default=3, help="that are counted; default 3")
+    parser.add_argument(
+        "--scaling", nargs="*", type=int, default=[2, 4, 16], help="of the fusion; default 2 4 16"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; default 3")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
-    options = parser.parse_args()
-    named = [("torch", False)] * bool(options.against)
-    options.against = named + [("torch_compile", True)] * bool(options.against and options.compile)
-    return options
+    return parser.parse_args()
 
 
 def main() -> None:
     """The command."""
     options = parse()
     logging.disable(logging.INFO)
-    found: dict[str, Any] = {"hardware": hardware(options.device)}
-    print(", ".join(f"{key}: {value}" for key, value in found["hardware"].items()))
-    found["steps"] = list(measure_steps(options))
-    show("steps at 224 pixels; over …: how many times as fast as it", found["steps"])
-    found["checkpoint"] = measure_checkpoint()
-    show("a checkpoint of the fusion", [found["checkpoint"]])
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
-    found["peak_gib"] = usage / 2**20
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    xla.set_cpu_flags()  # for the processes that are started: as the program itself does
+    if options.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    found: dict[str, list[Row]] = {}
+    for title, rows in measure(options):
+        found[title] = rows
+        show(title, rows)
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
     print(f"\n{options.out}")
 
 

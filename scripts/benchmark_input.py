@@ -9,11 +9,13 @@ programs on the machine disturb little; ratios are medians over rounds in the or
 
 import argparse
 import logging
+import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -108,15 +110,22 @@ def rates(ways: dict[str, Callable[[], None]], images: int, rounds: int) -> dict
     return found
 
 
+def leads(found: dict[str, list[float]]) -> dict[str, float]:
+    """The median ratio of each way's rates to those of the first."""
+    first = next(iter(found.values()))
+    return {
+        name: statistics.median(a / b for a, b in zip(values, first, strict=True))
+        for name, values in found.items()
+    }
+
+
 def table(title: str, found: dict[str, list[float]]) -> float:
     """Prints the rates and each one's ratio to the first; returns the last ratio."""
     print(f"\n{title}")
-    first = next(iter(found.values()))
-    ratio = 1.0
+    ratios = leads(found)
     for name, values in found.items():
-        ratio = statistics.median(a / b for a, b in zip(values, first, strict=True))
-        print(f"  {name:42s} {statistics.median(values):8.0f} images/s  {ratio:6.2f} x")
-    return ratio
+        print(f"  {name:42s} {statistics.median(values):8.0f} images/s  {ratios[name]:6.2f} x")
+    return list(ratios.values())[-1]
 
 
 def augmentation(bases: Sequence[np.ndarray], rounds: int, title: str) -> float:
@@ -183,8 +192,8 @@ def augmentation_ratios(records: Sequence[Record], rounds: int) -> tuple[float, 
     )
 
 
-def pipelines(records: Sequence[Record], rounds: int) -> None:
-    """Prints what files to batches take, with all that belongs to it."""
+def pipelines(records: Sequence[Record], rounds: int) -> dict[str, list[float]]:
+    """Rates of files to batches, with all that belongs to it."""
     kept, streamed = open_store(records, 4.0), open_store(records, 0.0)
     from_files, from_memory = our_batches(streamed), our_batches(kept)
     count = len(records) // BATCH * BATCH
@@ -194,10 +203,40 @@ def pipelines(records: Sequence[Record], rounds: int) -> None:
         "jaxbusi, decoded once": lambda: take(from_memory, count),
     }
     take(from_files, 0)
-    table("files to batches", rates(ways, count, rounds))
+    found = rates(ways, count, rounds)
     from_files.close()
     from_memory.close()
-    by_the_clock(kept)
+    return found
+
+
+def memory(records: Sequence[Record], batches: int = 600) -> dict[str, float]:
+    """MiB by which this process grew over the second half of so many batches of 64, and before."""
+    stream = our_batches(open_store(records, 4.0))
+    held = [_resident()]
+    for _ in range(2):
+        for _ in range(batches // 2):
+            next(stream)
+        held.append(_resident())
+    stream.close()
+    return {"first half": held[1] - held[0], "second half": held[2] - held[1]}
+
+
+def _resident() -> float:
+    """MiB of memory that this process holds; Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def summary(rounds: int, images: int = 2 * BATCH) -> list[dict[str, Any]]:
+    """Files to batches on synthetic images: rates, and ratios to PIL's."""
+    with tempfile.TemporaryDirectory() as directory:
+        phantoms.write_phantoms(directory, count=images, seed=0, size=512)
+        found = pipelines(choose(Path(directory), images), rounds)
+    ratios = leads(found)
+    return [
+        {"pipeline": name, "images/s": statistics.median(values), "x PIL": ratios[name]}
+        for name, values in found.items()
+    ]
 
 
 def main() -> None:
@@ -215,7 +254,10 @@ def main() -> None:
             phantoms.write_phantoms(root, count=options.images, seed=0, size=512)
         records = choose(root, max(options.images, BATCH))
         augmentation_ratios(records, options.rounds)
-        pipelines(records, options.rounds)
+        table("files to batches", pipelines(records, options.rounds))
+        by_the_clock(open_store(records, 4.0))
+        grown = ", ".join(f"{half} {mib:.1f} MiB" for half, mib in memory(records).items())
+        print(f"\nmemory grows over 600 batches: {grown}")
 
 
 if __name__ == "__main__":

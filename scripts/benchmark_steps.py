@@ -6,18 +6,22 @@ scaling, normalisation, forward pass, and in training cross-entropy, backward pa
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from jaxbusi.models.fusion import Classifier
 from jaxbusi.models.vit import SIZES
 from jaxbusi.optim import adam_l2, staircase
-from jaxbusi.state import create_state, make_mesh
+from jaxbusi.state import TrainState, create_state, make_mesh
 from jaxbusi.steps import eval_step, train_step
+from scripts.workers import Made
 
 SIDE = 224  # pixels
 MODELS = {
@@ -27,97 +31,110 @@ MODELS = {
 }
 _RATE, _L2 = 1e-3, 1e-5  # the paper's
 
-Step = Callable[[], object]
 
+def state_of(
+    model: Classifier, *, side: int = SIDE, mesh: Mesh | None = None
+) -> tuple[TrainState, optax.GradientTransformation]:
+    """Returns a state with random weights, on one device where no mesh is given, and its optimizer.
 
-@dataclasses.dataclass
-class Ours:
-    """One of `MODELS` with the program's own steps, compiled.
-
-    Attributes:
+    Args:
       model: the classifier.
-      batch: images a step.
+      side: of its images, pixels.
+      mesh: the devices.
     """
+    optimizer = adam_l2(staircase(_RATE, decay_steps=1000, factor=0.1), l2=_L2)
+    mesh = mesh or make_mesh(jax.devices()[:1])
+    state = create_state(model, optimizer, mesh, seed=0, image_size=side, average=False)
+    return state, optimizer
 
-    model: Classifier
-    batch: int
 
-    def __post_init__(self) -> None:
-        mesh = make_mesh(jax.devices()[:1])
-        optimizer = adam_l2(staircase(_RATE, decay_steps=1000, factor=0.1), l2=_L2)
-        self.state = create_state(
-            self.model, optimizer, mesh, seed=0, image_size=SIDE, average=False
-        )
-        images, labels = example(self.batch)
-        self._data = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
-        self._train = jax.jit(
-            functools.partial(train_step, model=self.model, optimizer=optimizer, seed=0),
+def ours(
+    *, model: str, batch: int, train: bool, dtype: str = "float32", remat: bool = False
+) -> Made:
+    """Makes one of `MODELS` and a step of the program's own.
+
+    Returns:
+      The step, and its floating point operations and compiled memory in bytes.
+    """
+    classifier = dataclasses.replace(MODELS[model], dtype=jnp.dtype(dtype), remat=remat)
+    state, optimizer = state_of(classifier)
+    images, labels = example(batch)
+    data = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    if train:
+        step = jax.jit(
+            functools.partial(train_step, model=classifier, optimizer=optimizer, seed=0),
             donate_argnums=0,
         )
-        self._infer = jax.jit(functools.partial(eval_step, model=self.model))
+        compiled = step.lower(state, data).compile()
 
-    def train(self) -> None:
-        """One optimizer step."""
-        self.state, report = self._train(self.state, self._data)
-        jax.block_until_ready((self.state, report))
+        def work() -> None:
+            nonlocal state
+            state, report = compiled(state, data)
+            jax.block_until_ready((state, report))
 
-    def infer(self) -> None:
-        """One forward pass to probabilities."""
-        mask = jnp.ones(self.batch, bool)
-        jax.block_until_ready(self._infer(self.state.variables(), self._data | {"mask": mask}))
+    else:
+        data |= {"mask": jnp.ones(batch, bool)}
+        variables, judged = state.variables(), jnp.ones(3, bool)
+        del state  # the optimizer's moments
+        infer = jax.jit(functools.partial(eval_step, model=classifier))
+        compiled = infer.lower(variables, data, judged).compile()
 
-    def memory(self) -> int:
-        """Bytes that the compiled training step holds at most, parameters included."""
-        analysis: Any = self._train.lower(self.state, self._data).compile().memory_analysis()
-        return int(
-            analysis.argument_size_in_bytes
-            + analysis.output_size_in_bytes
-            - analysis.alias_size_in_bytes
-            + analysis.temp_size_in_bytes
-        )
+        def work() -> None:
+            jax.block_until_ready(compiled(variables, data, judged))
 
-    def flops(self) -> tuple[float, float]:
-        """Floating point operations of a training and of an inference step, as lowered."""
-        mask = jnp.ones(self.batch, bool)
-        lowered = (
-            self._train.lower(self.state, self._data),
-            self._infer.lower(self.state.variables(), self._data | {"mask": mask}),
-        )
-        train, infer = (float(dict(one.cost_analysis() or {})["flops"]) for one in lowered)
-        return train, infer
+    return work, {"flops": _flops(compiled), "memory": _memory(compiled)}
 
 
-def torch_steps(
-    model: Classifier, batch: int, *, device: str, compiled: bool, bfloat16: bool
-) -> tuple[Step, Step]:
-    """The same model in PyTorch: a training step and an inference step.
+def _memory(compiled: jax.stages.Compiled) -> int:
+    """Bytes that a program holds at most, what it is given and returns included."""
+    analysis: Any = compiled.memory_analysis()
+    return int(
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+
+
+def _flops(compiled: jax.stages.Compiled) -> float:
+    analysis: Any = compiled.cost_analysis()
+    return float(analysis["flops"])
+
+
+def in_torch(
+    *, model: str, batch: int, train: bool, device: str, compiled: bool, dtype: str = "float32"
+) -> Made:
+    """Makes the same model in PyTorch and its step.
 
     Args:
       model: one of `MODELS`.
       batch: images a step.
+      train: whether it is a training step.
       device: `cpu` or `cuda`.
       compiled: through `torch.compile`.
-      bfloat16: under autocast, as users would.
+      dtype: `float32`, or `bfloat16` under autocast, as users would.
     """
     import torch
 
     from tests.reference.fusion import Fusion
 
+    classifier = MODELS[model]
     widths = {"resnet18": 512, "vit": 768}
-    joined = sum(widths[name] for name in model.branches)
+    joined = sum(widths[name] for name in classifier.branches)
     torch.manual_seed(0)
-    module: Any = Fusion(model, (joined, *model.hidden, model.num_classes), SIDE).to(device)
+    heads = (joined, *classifier.hidden, classifier.num_classes)
+    module: Any = Fusion(classifier, heads, SIDE).to(device).train(train)
     optimizer = torch.optim.Adam(module.parameters(), lr=_RATE, weight_decay=_L2)
     images, labels = (torch.from_numpy(array).to(device) for array in example(batch))
     forward = torch.compile(module) if compiled else module
-    cast = functools.partial(torch.autocast, device, dtype=torch.bfloat16, enabled=bfloat16)
+    narrow = dtype == "bfloat16"
+    cast = functools.partial(torch.autocast, device, dtype=torch.bfloat16, enabled=narrow)
 
     def wait() -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    def train() -> None:
-        module.train()
+    def train_once() -> None:
         with cast():
             logits, _ = forward(images)
             loss = torch.nn.functional.cross_entropy(logits.float(), labels.long())
@@ -127,32 +144,31 @@ def torch_steps(
         wait()
 
     def infer() -> None:
-        module.eval()
         with torch.no_grad(), cast():
             torch.softmax(forward(images)[0].float(), 1)
         wait()
 
-    return train, infer
+    return (train_once if train else infer), {}
 
 
-def example(batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8[B, 224, 224, 3] and labels int32[B]; how long a step takes knows no content."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, SIDE, SIDE, 3), np.uint8)
+def example(batch: int, *, side: int = SIDE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8[B, side, side, 3] and labels int32[B]; speed does not depend on content."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (batch, side, side, 3), np.uint8)
     return images, (np.arange(batch) % 3).astype(np.int32)
 
 
-def matmul_peak(dtype: jnp.dtype, sizes: Sequence[int] = (2048, 4096), tries: int = 5) -> float:
-    """The most operations a second that a plain matrix product of this machine reaches."""
-    import time
-
+def machine(dtype: str = "float32", sizes: Sequence[int] = (1024, 2048, 4096)) -> Made:
+    """Says what JAX runs on, and the most operations a second of a plain matrix product there."""
     best = 0.0
     multiply = jax.jit(jnp.matmul)
     for size in sizes:
         a = jnp.ones((size, size), dtype)
         multiply(a, a).block_until_ready()
-        for _ in range(tries):
+        for _ in range(7):
             start = time.perf_counter()
             multiply(a, a).block_until_ready()
             best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+    device = jax.devices()[0]
+    facts = {"device": device.device_kind, "jax": jax.__version__, "peak": best}
+    return (lambda: None), facts

@@ -83,7 +83,7 @@ def _normalize(
     """Normalises [B, H, W, C] by its own mean and biased variance, f[C], and returns both.
 
     The gradient is written out because the compiler's own, on a CPU, spends several times the
-    forward pass on sums over pixels; scripts/benchmark_layers.py has the ratio. No gradient comes
+    forward pass on sums over pixels; docs/performance.md has what it gave. No gradient comes
     through the returned statistics: they only move the running ones.
     """
     return _normalize_forward(x, scale, bias, epsilon)[0]

@@ -209,7 +209,7 @@ class ViT(nn.Module):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
         @jax.checkpoint
-        def step(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
+        def step(x: jax.Array, params: Any) -> tuple[Any, None]:
             return make(parent=None).apply({"params": params}, x), None
 
         return jax.lax.scan(step, x, stacked)[0]

@@ -1,0 +1,166 @@
+"""What whole runs take: to the first step, an epoch, a checkpoint, and divided over devices."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.workers import Made
+
+_LONGEST = 600.0  # seconds to wait for a line of a run's log
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Runs of the paper's config on synthetic images.
+
+    Attributes:
+      folder: for images, workdirs and compiled programs.
+      batch: images a step; four steps are an epoch.
+      options: more flags.
+    """
+
+    folder: Path
+    batch: int
+    options: tuple[str, ...] = ()
+
+    def starts(self) -> list[Row]:
+        """Seconds from the command to the end of the first step, without and with kept programs."""
+        rows = []
+        for name in ("cold", "kept programs"):
+            with self._run(f"start {name}", epochs=0.1) as wait:  # one step
+                rows.append({"start": name, "seconds": wait(1)[1]})
+        return rows
+
+    def epoch(self) -> list[Row]:
+        """Images a second and the share of waiting for input, of a whole epoch of training."""
+        with self._run("epoch", epochs=2) as wait:
+            lines, _ = wait(2)
+        # The first epoch holds compilation and the filling of queues.
+        line = lines[1]
+        return [{"images/s": line["images_per_second"], "input wait": line["input_wait"]}]
+
+    @contextmanager
+    def _run(self, name: str, *, epochs: float) -> Iterator[Any]:
+        """Starts a run; gives what waits for so many training lines and says when they came."""
+        from jaxbusi.data.phantoms import write_phantoms
+
+        images = self.folder / "images"
+        if not images.exists():
+            write_phantoms(images, count=5 * self.batch, seed=0)  # 8:2
+        workdir = self.folder / name
+        command = [sys.executable, "-m", "jaxbusi.main", "--config", "configs/fusion.py"]
+        command += [f"--workdir={workdir}", f"--config.data.root={images}"]
+        command += [f"--config.batch_size={self.batch}", f"--config.num_epochs={epochs}"]
+        command += ["--config.data.copies=1", *self.options]
+        kept = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=os.environ | kept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+
+        def wait(count: int) -> tuple[list[Row], float]:
+            while time.perf_counter() - begun < _LONGEST:
+                lines = _training_lines(workdir / "metrics.jsonl")
+                if len(lines) >= count:
+                    return lines, time.perf_counter() - begun
+                if process.poll() is not None:
+                    raise RuntimeError(process.communicate()[1].decode()[-2000:])
+                time.sleep(0.05)
+            raise RuntimeError(f"{' '.join(command)} took more than {_LONGEST:.0f} s")
+
+        try:
+            yield wait
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _training_lines(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    whole = path.read_text().split("\n")[:-1]  # the last one may be half written
+    return [line for line in map(json.loads, whole) if line["part"] == "train"]
+
+
+def checkpoint() -> Made:
+    """Saves the fusion's state: how long that holds up training, and takes in all."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxbusi.checkpoints import Checkpoints
+    from scripts import benchmark_steps as steps
+
+    state = steps.state_of(steps.MODELS["fusion"])[0]
+    stalls, whole = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+        for step in (1, 2):
+            state = dataclasses.replace(state, step=jnp.int32(step))
+            jax.block_until_ready(state)
+            begun = time.perf_counter()
+            checkpoints.save(state)
+            stalls.append(time.perf_counter() - begun)
+            checkpoints.wait()
+            whole.append(time.perf_counter() - begun)
+        checkpoints.close()
+    return (lambda: None), {"stall s": min(stalls), "whole s": min(whole)}
+
+
+def devices() -> Made:
+    """Divides the same batches over 1, 2, 4 and 8 devices, simulated where there are too few.
+
+    Returns:
+      For each number the largest relative difference of an image's loss, and of the gradient's
+      norm, from those of one device, over two steps.
+    """
+    import functools
+
+    import jax
+
+    from jaxbusi.models.fusion import Classifier
+    from jaxbusi.models.vit import ViTSize
+    from jaxbusi.state import batch_sharding, make_mesh, replicated
+    from jaxbusi.steps import train_step
+    from scripts import benchmark_steps as steps
+
+    model = Classifier(vit=ViTSize(patch=16, width=64, depth=2, heads=2, mlp=128))
+    found: dict[int, list[Any]] = {}
+    for count in (1, 2, 4, 8):
+        mesh = make_mesh(jax.devices()[:count])
+        state, optimizer = steps.state_of(model, side=64, mesh=mesh)
+        step = jax.jit(
+            functools.partial(train_step, model=model, optimizer=optimizer, seed=0),
+            out_shardings=replicated(mesh),
+        )
+        found[count] = []
+        for seed in range(2):
+            images, labels = steps.example(16, side=64, seed=seed)
+            batch = jax.device_put({"image": images, "label": labels}, batch_sharding(mesh))
+            state, report = step(state, batch)
+            found[count].append(jax.device_get(report))
+    rows = [
+        {
+            "devices": count,
+            "loss off": _furthest(reports, found[1], "example_loss"),
+            "gradient norm off": _furthest(reports, found[1], "gradient_norm"),
+        }
+        for count, reports in found.items()
+    ]
+    return (lambda: None), {"rows": rows}
+
+
+def _furthest(some: list[Any], others: list[Any], name: str) -> float:
+    """The largest relative difference of a value of two lists of reports."""
+    pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(some, others, strict=True)]
+    return max(float(np.max(np.abs(a / b - 1))) for a, b in pairs)
