@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 
 from scripts.workers import Made
 
+_STEPS = 4  # an epoch
 _LONGEST = 600.0  # seconds to wait for a line of a run's log
 Row = dict[str, Any]
 
@@ -26,7 +28,7 @@ class Runs:
 
     Attributes:
       folder: for images, workdirs and compiled programs.
-      batch: images a step; four steps are an epoch.
+      batch: images a step.
       options: more flags.
     """
 
@@ -34,35 +36,40 @@ class Runs:
     batch: int
     options: tuple[str, ...] = ()
 
-    def starts(self) -> list[Row]:
-        """Seconds from the command to the end of the first step, without and with kept programs."""
-        rows = []
-        for name in ("cold", "kept programs"):
-            with self._run(f"start {name}", epochs=0.1) as wait:  # one step
-                rows.append({"start": name, "seconds": wait(1)[1]})
-        return rows
+    def measure(self) -> tuple[list[Row], list[Row]]:
+        """Starts twice, without and with kept programs, and goes on for an epoch.
 
-    def epoch(self) -> list[Row]:
-        """Images a second and the share of waiting for input, of a whole epoch of training."""
-        with self._run("epoch", epochs=2) as wait:
-            lines, _ = wait(2)
-        # The first epoch holds compilation and the filling of queues.
-        line = lines[1]
-        return [{"images/s": line["images_per_second"], "input wait": line["input_wait"]}]
+        Returns:
+          Rows of the seconds from the command to the end of the first step; and one row of the
+          images a second and the share of waiting for input of the steps that follow.
+        """
+        starts = []
+        for name in ("cold", "kept programs"):
+            with self._run(name) as wait:
+                starts.append({"start": name, "seconds": wait(1)[1]})
+                if name != "cold":
+                    lines = wait(_STEPS + 1)[0][1:]
+        epoch = {
+            "images/s": statistics.harmonic_mean([line["images_per_second"] for line in lines]),
+            "input wait": statistics.mean([line["input_wait"] for line in lines]),
+        }
+        return starts, [epoch]
 
     @contextmanager
-    def _run(self, name: str, *, epochs: float) -> Iterator[Any]:
+    def _run(self, name: str) -> Iterator[Any]:
         """Starts a run; gives what waits for so many training lines and says when they came."""
         from jaxbusi.data.phantoms import write_phantoms
 
         images = self.folder / "images"
         if not images.exists():
-            write_phantoms(images, count=5 * self.batch, seed=0)  # 8:2
+            write_phantoms(images, count=5 * self.batch, seed=0)  # split 8:2
         workdir = self.folder / name
         command = [sys.executable, "-m", "jaxbusi.main", "--config", "configs/fusion.py"]
         command += [f"--workdir={workdir}", f"--config.data.root={images}"]
-        command += [f"--config.batch_size={self.batch}", f"--config.num_epochs={epochs}"]
-        command += ["--config.data.copies=1", *self.options]
+        # An epoch is a little over four steps: a line of the log after each.
+        command += [f"--config.batch_size={self.batch}", "--config.num_epochs=2"]
+        command += ["--config.eval_every_epochs=0.2", "--config.data.copies=1"]
+        command += self.options
         kept = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
         begun = time.perf_counter()
         process = subprocess.Popen(
@@ -122,7 +129,7 @@ def devices() -> Made:
 
     Returns:
       For each number the largest relative difference of an image's loss, and of the gradient's
-      norm, from those of one device, over two steps.
+      norm, from those of one device, in a training step.
     """
     import functools
 
@@ -135,7 +142,7 @@ def devices() -> Made:
     from scripts import benchmark_steps as steps
 
     model = Classifier(vit=ViTSize(patch=16, width=64, depth=2, heads=2, mlp=128))
-    found: dict[int, list[Any]] = {}
+    found: dict[int, Any] = {}
     for count in (1, 2, 4, 8):
         mesh = make_mesh(jax.devices()[:count])
         state, optimizer = steps.state_of(model, side=64, mesh=mesh)
@@ -143,24 +150,20 @@ def devices() -> Made:
             functools.partial(train_step, model=model, optimizer=optimizer, seed=0),
             out_shardings=replicated(mesh),
         )
-        found[count] = []
-        for seed in range(2):
-            images, labels = steps.example(16, side=64, seed=seed)
-            batch = jax.device_put({"image": images, "label": labels}, batch_sharding(mesh))
-            state, report = step(state, batch)
-            found[count].append(jax.device_get(report))
+        images, labels = steps.example(16, side=64)
+        batch = jax.device_put({"image": images, "label": labels}, batch_sharding(mesh))
+        found[count] = jax.device_get(step(state, batch)[1])
     rows = [
         {
             "devices": count,
-            "loss off": _furthest(reports, found[1], "example_loss"),
-            "gradient norm off": _furthest(reports, found[1], "gradient_norm"),
+            "loss off": _furthest(report, found[1], "example_loss"),
+            "gradient norm off": _furthest(report, found[1], "gradient_norm"),
         }
-        for count, reports in found.items()
+        for count, report in found.items()
     ]
     return (lambda: None), {"rows": rows}
 
 
-def _furthest(some: list[Any], others: list[Any], name: str) -> float:
-    """The largest relative difference of a value of two lists of reports."""
-    pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(some, others, strict=True)]
-    return max(float(np.max(np.abs(a / b - 1))) for a, b in pairs)
+def _furthest(report: Any, other: Any, name: str) -> float:
+    """The largest relative difference of a value of two reports."""
+    return float(np.max(np.abs(getattr(report, name) / getattr(other, name) - 1)))
