@@ -209,7 +209,7 @@ def pipelines(records: Sequence[Record], rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def memory(records: Sequence[Record], batches: int = 600) -> dict[str, float]:
+def memory(records: Sequence[Record], batches: int) -> dict[str, float]:
     """MiB by which this process grew over the second half of so many batches of 64, and before."""
     stream = our_batches(open_store(records, 4.0))
     held = [_resident()]
@@ -256,8 +256,9 @@ def main() -> None:
         augmentation_ratios(records, options.rounds)
         table("files to batches", pipelines(records, options.rounds))
         by_the_clock(open_store(records, 4.0))
-        grown = ", ".join(f"{half} {mib:.1f} MiB" for half, mib in memory(records).items())
-        print(f"\nmemory grows over 600 batches: {grown}")
+        batches = 4 * options.images
+        grown = ", ".join(f"{half} {mib:.1f} MiB" for half, mib in memory(records, batches).items())
+        print(f"\nmemory grows over {batches} batches: {grown}")
 
 
 if __name__ == "__main__":

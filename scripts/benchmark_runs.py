@@ -71,10 +71,10 @@ class Runs:
         command += ["--config.eval_every_epochs=0.2", "--config.data.copies=1"]
         command += self.options
         kept = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
+        log = self.folder / f"{name}.log"
         begun = time.perf_counter()
-        process = subprocess.Popen(
-            command, env=os.environ | kept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, env=os.environ | kept, stdout=file, stderr=file)
 
         def wait(count: int) -> tuple[list[Row], float]:
             while time.perf_counter() - begun < _LONGEST:
@@ -82,7 +82,7 @@ class Runs:
                 if len(lines) >= count:
                     return lines, time.perf_counter() - begun
                 if process.poll() is not None:
-                    raise RuntimeError(process.communicate()[1].decode()[-2000:])
+                    raise RuntimeError(f"{' '.join(command)} ended:\n{log.read_text()[-2000:]}")
                 time.sleep(0.05)
             raise RuntimeError(f"{' '.join(command)} took more than {_LONGEST:.0f} s")
 
@@ -90,7 +90,7 @@ class Runs:
             yield wait
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
 def _training_lines(path: Path) -> list[Row]:
