@@ -51,6 +51,22 @@ def scaling(options: argparse.Namespace, peak: float) -> list[Row]:
     return [*rows, step(options, peak, "fusion", options.train[-1], True, remat=True)]
 
 
+def plans(options: argparse.Namespace) -> list[Row]:
+    """Seconds that a training step takes to compile and the memory that it asks for, not run."""
+    rows = []
+    for name, batch, remat in (
+        ("ViT-B/16", 8, False),
+        ("fusion", 8, False),
+        ("fusion", 64, False),
+        ("fusion", 64, True),
+    ):
+        about = {"model": name, "batch": batch, "remat": remat}
+        found = once(benchmark_steps.plan, **about, dtype=options.dtype)
+        memory = found["memory"] / 2**30
+        rows.append({**about, "seconds": found["seconds"], "plan GiB": memory})
+    return rows
+
+
 def step(
     options: argparse.Namespace,
     peak: float,
@@ -145,6 +161,8 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:
         yield "steps", steps(options, machine["peak"])
         if options.scaling:
             yield "batch sizes", scaling(options, machine["peak"])
+    if "plans" in options.sections:
+        yield "compiling a training step", plans(options)
     if "runs" in options.sections:
         with tempfile.TemporaryDirectory() as folder:
             dtype = f"--config.compute_dtype={options.dtype}"
@@ -187,7 +205,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--against", choices=("torch",), help="time PyTorch in turn with ours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    sections = ["steps", "runs", "devices", "input"]
+    sections = ["steps", "plans", "runs", "devices", "input"]
     parser.add_argument("--sections", nargs="+", choices=sections, default=sections)
     names = list(benchmark_steps.MODELS)
     parser.add_argument("--models", nargs="+", choices=names, default=names)

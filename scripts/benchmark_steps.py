@@ -42,10 +42,19 @@ def state_of(
       side: of its images, pixels.
       mesh: the devices.
     """
-    optimizer = adam_l2(staircase(_RATE, decay_steps=1000, factor=0.1), l2=_L2)
+    optimizer = _optimizer()
     mesh = mesh or make_mesh(jax.devices()[:1])
     state = create_state(model, optimizer, mesh, seed=0, image_size=side, average=False)
     return state, optimizer
+
+
+def _optimizer() -> optax.GradientTransformation:
+    return adam_l2(staircase(_RATE, decay_steps=1000, factor=0.1), l2=_L2)
+
+
+def _train_program(model: Classifier) -> jax.stages.Wrapped:
+    step = functools.partial(train_step, model=model, optimizer=_optimizer(), seed=0)
+    return jax.jit(step, donate_argnums=0)
 
 
 def ours(
@@ -57,15 +66,11 @@ def ours(
       The step, and its floating point operations and compiled memory in bytes.
     """
     classifier = dataclasses.replace(MODELS[model], dtype=jnp.dtype(dtype), remat=remat)
-    state, optimizer = state_of(classifier)
+    state, _ = state_of(classifier)
     images, labels = example(batch)
     data = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
     if train:
-        step = jax.jit(
-            functools.partial(train_step, model=classifier, optimizer=optimizer, seed=0),
-            donate_argnums=0,
-        )
-        compiled = step.lower(state, data).compile()
+        compiled = _train_program(classifier).lower(state, data).compile()
 
         def work() -> None:
             nonlocal state
@@ -83,6 +88,21 @@ def ours(
             jax.block_until_ready(compiled(variables, data, judged))
 
     return work, {"flops": _flops(compiled), "memory": _memory(compiled)}
+
+
+def plan(*, model: str, batch: int, dtype: str = "float32", remat: bool = False) -> Made:
+    """Compiles a training step and does not run it.
+
+    Returns:
+      Work that does nothing; the seconds that tracing and compiling took, and the program's memory
+      in bytes.
+    """
+    classifier = dataclasses.replace(MODELS[model], dtype=jnp.dtype(dtype), remat=remat)
+    state = jax.eval_shape(lambda: state_of(classifier)[0])
+    data = jax.eval_shape(lambda: dict(zip(("image", "label"), example(batch), strict=True)))
+    begun = time.perf_counter()
+    compiled = _train_program(classifier).lower(state, data).compile()
+    return (lambda: None), {"seconds": time.perf_counter() - begun, "memory": _memory(compiled)}
 
 
 def _memory(compiled: jax.stages.Compiled) -> int:

@@ -48,7 +48,7 @@ class Fusion(nn.Module):
         features = []
         auxiliary: tuple[torch.Tensor, ...] = ()
         for name, (mean, std) in self.statistics.items():
-            center, scale = (torch.tensor(x, dtype=dtype).reshape(1, 3, 1, 1) for x in (mean, std))
+            center, scale = (scaled.new_tensor(x).reshape(1, 3, 1, 1) for x in (mean, std))
             feature = getattr(self, name)((scaled - center) / scale)
             if name == "googlenet":
                 feature, auxiliary = feature
