@@ -145,19 +145,19 @@ def augmentation(bases: Sequence[np.ndarray], rounds: int, title: str) -> float:
     return table(f"augmentation, {title}", rates(ways, len(bases), rounds))
 
 
-def by_the_clock(store: ImageStore) -> None:
-    """Prints what threads and processes give on the whole machine, other programs included."""
+def by_the_clock(store: ImageStore, count: int) -> None:
+    """Prints what threads and processes give over so many batches, other programs included."""
     print("\nthreads and processes, images per second by the clock")
     for workers in (0, 1, 2):
         start = time.perf_counter()
         batches = our_batches(store, workers)
         begun = time.perf_counter() - start
-        for _ in range(10):
+        for _ in range(count // 6):
             next(batches)
         start = time.perf_counter()
-        for _ in range(60):
+        for _ in range(count):
             next(batches)
-        rate = 60 * BATCH / (time.perf_counter() - start)
+        rate = count * BATCH / (time.perf_counter() - start)
         batches.close()
         name = f"{workers} processes" if workers else "threads"
         print(f"  {name:42s} {rate:8.0f} images/s, the first batch after {begun:.1f} s")
@@ -255,7 +255,7 @@ def main() -> None:
         records = choose(root, max(options.images, BATCH))
         augmentation_ratios(records, options.rounds)
         table("files to batches", pipelines(records, options.rounds))
-        by_the_clock(open_store(records, 4.0))
+        by_the_clock(open_store(records, 4.0), options.images // 4)
         batches = 4 * options.images
         grown = ", ".join(f"{half} {mib:.1f} MiB" for half, mib in memory(records, batches).items())
         print(f"\nmemory grows over {batches} batches: {grown}")
