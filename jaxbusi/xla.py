@@ -29,7 +29,7 @@ def set_cpu_flags() -> str | None:
 
 
 CACHE_BYTES = 2 * 2**30
-"""Compiled programs that are kept; beyond it the longest unused go. The fusion's take 20 MB."""
+"""Compiled programs that are kept; beyond it the longest unused go. The fusion's take 2 MB."""
 
 
 def keep_compiled_programs() -> Path | None:

@@ -108,7 +108,7 @@ def checkpoint() -> Made:
     from jaxbusi.checkpoints import Checkpoints
     from scripts import benchmark_steps as steps
 
-    state = steps.state_of(steps.MODELS["fusion"])[0]
+    state = steps.state_of(steps.MODELS["fusion"])
     stalls, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
@@ -131,28 +131,21 @@ def devices() -> Made:
       For each number the largest relative difference of an image's loss, and of the gradient's
       norm, from those of one device, in a training step.
     """
-    import functools
-
     import jax
 
     from jaxbusi.models.fusion import Classifier
     from jaxbusi.models.vit import ViTSize
-    from jaxbusi.state import batch_sharding, make_mesh, replicated
-    from jaxbusi.steps import train_step
+    from jaxbusi.state import batch_sharding, make_mesh
     from scripts import benchmark_steps as steps
 
     model = Classifier(vit=ViTSize(patch=16, width=64, depth=2, heads=2, mlp=128))
     found: dict[int, Any] = {}
     for count in (1, 2, 4, 8):
         mesh = make_mesh(jax.devices()[:count])
-        state, optimizer = steps.state_of(model, side=64, mesh=mesh)
-        step = jax.jit(
-            functools.partial(train_step, model=model, optimizer=optimizer, seed=0),
-            out_shardings=replicated(mesh),
-        )
         images, labels = steps.example(16, side=64)
         batch = jax.device_put({"image": images, "label": labels}, batch_sharding(mesh))
-        found[count] = jax.device_get(step(state, batch)[1])
+        state = steps.state_of(model, side=64, mesh=mesh)
+        found[count] = jax.device_get(steps.train_program(model)(state, batch)[1])
     rows = [
         {
             "devices": count,

@@ -32,27 +32,24 @@ MODELS = {
 _RATE, _L2 = 1e-3, 1e-5  # the paper's
 
 
-def state_of(
-    model: Classifier, *, side: int = SIDE, mesh: Mesh | None = None
-) -> tuple[TrainState, optax.GradientTransformation]:
-    """Returns a state with random weights, on one device where no mesh is given, and its optimizer.
+def state_of(model: Classifier, *, side: int = SIDE, mesh: Mesh | None = None) -> TrainState:
+    """Returns a state with random weights, on one device where no mesh is given.
 
     Args:
       model: the classifier.
       side: of its images, pixels.
       mesh: the devices.
     """
-    optimizer = _optimizer()
     mesh = mesh or make_mesh(jax.devices()[:1])
-    state = create_state(model, optimizer, mesh, seed=0, image_size=side, average=False)
-    return state, optimizer
+    return create_state(model, _optimizer(), mesh, seed=0, image_size=side, average=False)
 
 
 def _optimizer() -> optax.GradientTransformation:
     return adam_l2(staircase(_RATE, decay_steps=1000, factor=0.1), l2=_L2)
 
 
-def _train_program(model: Classifier) -> jax.stages.Wrapped:
+def train_program(model: Classifier) -> jax.stages.Wrapped:
+    """Returns the training step of state and batch, to compile; it takes the state's buffers."""
     step = functools.partial(train_step, model=model, optimizer=_optimizer(), seed=0)
     return jax.jit(step, donate_argnums=0)
 
@@ -66,11 +63,11 @@ def ours(
       The step, and its floating point operations and compiled memory in bytes.
     """
     classifier = dataclasses.replace(MODELS[model], dtype=jnp.dtype(dtype), remat=remat)
-    state, _ = state_of(classifier)
+    state = state_of(classifier)
     images, labels = example(batch)
     data = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
     if train:
-        compiled = _train_program(classifier).lower(state, data).compile()
+        compiled = train_program(classifier).lower(state, data).compile()
 
         def work() -> None:
             nonlocal state
@@ -98,10 +95,10 @@ def plan(*, model: str, batch: int, dtype: str = "float32", remat: bool = False)
       in bytes.
     """
     classifier = dataclasses.replace(MODELS[model], dtype=jnp.dtype(dtype), remat=remat)
-    state = jax.eval_shape(lambda: state_of(classifier)[0])
+    state = jax.eval_shape(lambda: state_of(classifier))
     data = jax.eval_shape(lambda: dict(zip(("image", "label"), example(batch), strict=True)))
     begun = time.perf_counter()
-    compiled = _train_program(classifier).lower(state, data).compile()
+    compiled = train_program(classifier).lower(state, data).compile()
     return (lambda: None), {"seconds": time.perf_counter() - begun, "memory": _memory(compiled)}
 
 

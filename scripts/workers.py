@@ -30,7 +30,7 @@ class Worker:
         other.close()
 
     def prepare(self, **arguments: Any) -> dict[str, Any]:
-        """Makes the work anew from the arguments, does it once and returns its facts."""
+        """Makes the work from the arguments, does it once and returns its facts."""
         return self._ask(("prepare", arguments))
 
     def run(self) -> float:
@@ -42,7 +42,7 @@ class Worker:
         return self._ask(("run", {}))
 
     def peak(self) -> float | None:
-        """The most memory, GiB, that the process held since `prepare`; None where not known."""
+        """The most memory, GiB, that the process held at a time; None where not known."""
         return self._ask(("peak", {}))
 
     def close(self) -> None:
@@ -68,8 +68,6 @@ def _serve(connection: Connection, make: Callable[..., Made]) -> None:
         answer: Any
         try:
             if question == "prepare":
-                work = lambda: None  # noqa: E731  the old one's memory goes before the new comes
-                _forget_peak()
                 work, answer = make(**arguments)
                 work()
             elif question == "run":
@@ -82,14 +80,6 @@ def _serve(connection: Connection, make: Callable[..., Made]) -> None:
         except Exception as error:
             answer = error
         connection.send(answer)
-
-
-def _forget_peak() -> None:
-    """Lets the kernel count the peak from here on; where there is none, `_peak` is None too."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 def _peak() -> float | None:

@@ -58,7 +58,6 @@ def test_any_number_of_images_is_predicted_by_one_program(tmp_path, phantoms):
 def test_a_second_start_finds_what_the_first_has_compiled(tmp_path):
     """In processes of their own, as the commands do it: two starts, one compilation."""
     program = """
-import logging
 from jaxbusi import xla
 print(xla.keep_compiled_programs())
 import jax, jax.numpy as jnp

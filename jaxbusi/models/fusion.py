@@ -157,13 +157,8 @@ class Classifier(nn.Module):
             if name == "resnet18":
                 feature = ResNet18(self.dtype, name=name)(inputs, train=learns)
             elif name == "vit":
-                feature = ViT(
-                    self._vit_size(),
-                    self.pooling,
-                    self.dtype,
-                    self.remat,
-                    name=name,
-                )(inputs)
+                size = self._vit_size()
+                feature = ViT(size, self.pooling, self.dtype, self.remat, name=name)(inputs)
             else:
                 feature, auxiliary = GoogLeNet(
                     self.num_classes, self.auxiliary_dropout, self.dtype, name=name
