@@ -3,25 +3,37 @@
 import errno
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from jaxbusi.checksums import changed, checksums
 from jaxbusi.errors import UserError
 from jaxbusi.state import TrainState, Tree
+
+_T = TypeVar("_T")
+
+DAMAGED = ".damaged"
+"""Behind the step in the name of a checkpoint that was set aside."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is damaged, or not of this model."""
 
 
 class Checkpoints:
     """The checkpoints of one workdir: written in the background, latest and best kept.
 
-    A step's folder holds three items, so that inference reads no optimizer state: `weights`
-    (parameters and batch statistics), `average` (their moving average, where there is one) and
-    `training` (step, optimizer state, sums of the training log).
+    A step's folder holds several items, so that inference reads no optimizer state: `weights`
+    (parameters and batch statistics), `average` (their moving average, where there is one),
+    `training` (step, optimizer state, sums of the training log) and `checksums` of all their
+    arrays: orbax restores a file with a flipped byte without a word.
     """
 
     def __init__(
@@ -35,6 +47,7 @@ class Checkpoints:
           best: whether to keep the one with the least validation loss besides.
           read_only: neither creates the folder nor cleans up what a dead run left in it.
         """
+        self._read_only = read_only
         self._directory = directory.absolute()  # orbax refuses relative paths only when it saves
         policies = [
             checkpoint_managers.LatestN(n=keep),
@@ -76,7 +89,11 @@ class Checkpoints:
         }
         if state.average is not None:
             items["average"] = state.average
-        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        arguments: dict[str, Any] = {
+            name: ocp.args.StandardSave(item) for name, item in items.items()
+        }
+        sums = {name: checksums(item) for name, item in items.items()}
+        arguments["checksums"] = ocp.args.JsonSave(sums)
         metrics = None if validation_loss is None else {"loss": validation_loss}
         try:
             self._manager.wait_until_finished()
@@ -109,7 +126,7 @@ class Checkpoints:
             logging.error("closing %s: %s", self._directory, _one_line(error))
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest whole checkpoint, or None where there is none."""
+        """Returns the step of the newest finished checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
@@ -119,11 +136,47 @@ class Checkpoints:
         """
         return self._manager.best_step()
 
+    def newest(self, restore: Callable[[int], _T]) -> tuple[int, _T] | None:
+        """Restores the newest checkpoint that is whole, passing over damaged ones with a warning.
+
+        Where the folder was not opened to be read only, those are set aside under another name, so
+        that training may save their steps again.
+
+        Args:
+          restore: of a step, one of the two methods below.
+
+        Returns:
+          The step and what was restored, or None where there is no checkpoint at all.
+
+        Raises:
+          UserError: there are some, and none can be restored; nothing was changed.
+        """
+        passed: list[tuple[int, CheckpointError]] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = restore(step)
+            except CheckpointError as error:
+                logging.warning("%s", error)
+                passed.append((step, error))
+                continue
+            if passed:
+                logging.warning("going back to the checkpoint of step %d, which is whole", step)
+                if not self._read_only:
+                    self._set_aside([step for step, _ in passed])
+            return step, restored
+        if passed:
+            raise UserError(
+                f"none of the {len(passed)} checkpoints in {self._directory} can be used; the "
+                f"newest: {passed[0][1]}; nothing was changed: put a whole copy back, or name "
+                "another --workdir"
+            )
+        return None
+
     def restore(self, like: TrainState, step: int) -> TrainState:
         """Returns the state saved at a step, with the shardings of `like`.
 
         Raises:
-          UserError: the checkpoint is not of this model, or cannot be read.
+          CheckpointError: it is damaged, or not of this model; the message names it.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items: dict[str, Any] = {
@@ -149,24 +202,47 @@ class Checkpoints:
           step: of the checkpoint.
 
         Raises:
-          UserError: the checkpoint is not of this model, or cannot be read.
+          CheckpointError: it is damaged, or not of this model; the message names it.
         """
         name = "average" if (self._directory / str(step) / "average").is_dir() else "weights"
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._restore({name: abstract}, step)[name]
 
     def _restore(self, items: dict[str, Any], step: int) -> Any:
-        arguments = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        folder = self._directory / str(step)
+        arguments: dict[str, Any] = {
+            name: ocp.args.StandardRestore(item) for name, item in items.items()
+        }
+        arguments["checksums"] = ocp.args.JsonRestore()
         try:
-            for name in ("weights", "average"):
-                if name in items:
-                    _check_shapes(items[name], self._directory / str(step) / name)
-            return self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"checkpoint {self._directory / str(step)} cannot be restored into this model: "
-                f"{_one_line(error)}"
+            for name, item in items.items():
+                _check_shapes(item, folder / name)
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            expected = {name: dict(restored["checksums"][name]) for name in items}
+        except Exception as error:  # the readers raise whatever the damage leads to
+            raise CheckpointError(
+                f"checkpoint {folder} cannot be restored into this model: {_one_line(error)}"
             ) from error
+        for name, sums in expected.items():
+            wrong = changed(sums, checksums(restored[name]))
+            if wrong:
+                more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+                raise CheckpointError(
+                    f"checkpoint {folder} is damaged: {name}/{wrong[0]}{more} is not what was saved"
+                )
+        return restored
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if jax.process_index() == 0:
+            for step in steps:
+                folder = self._directory / str(step)
+                aside = folder.with_name(f"{step}{DAMAGED}")
+                if aside.exists():  # of the same step, damaged before
+                    shutil.rmtree(aside)
+                folder.rename(aside)
+                logging.warning("%s is now %s; delete it when you have looked at it", folder, aside)
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
 
     def _failed(self, error: Exception) -> UserError:
         try:
@@ -202,7 +278,10 @@ def _check_shapes(like: Tree, folder: Path) -> None:
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree.leaves_with_path(tree)
-    return {"/".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
 
 
 def _check_space(directory: Path, items: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Where the weights of a run come from when it starts."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,10 +69,11 @@ def first_state(
     Raises:
       UserError: weights that do not fit the model.
     """
-    step = checkpoints.latest_step()
-    if step is not None:
+    found = checkpoints.newest(functools.partial(checkpoints.restore, state))
+    if found is not None:
+        step, restored = found
         logging.info("going on from step %d of this workdir", step)
-        return checkpoints.restore(state, step)
+        return restored
     if settings.init_from:
         return _weights_of_another_run(state, Path(settings.init_from))
     random = [name for name in settings.model.branches if name not in pretrained]
@@ -98,10 +100,10 @@ def _holds_checkpoint(folder: Path) -> bool:
 def _weights_of_another_run(state: TrainState, folder: Path) -> TrainState:
     other = Checkpoints(folder / "checkpoints", read_only=True)
     try:
-        step = other.latest_step()
-        if step is None:
+        found = other.newest(functools.partial(other.restore_variables, state.variables()))
+        if found is None:
             raise UserError(f"config.init_from={folder} holds no finished checkpoint")
-        variables = other.restore_variables(state.variables(), step)
+        step, variables = found
     finally:
         other.close()
     logging.info("weights from step %d of %s", step, folder)

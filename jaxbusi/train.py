@@ -140,8 +140,8 @@ def load_model(workdir: str | Path, mesh: Mesh) -> tuple[Settings, Classifier, T
     checkpoints = _saved(workdir, settings)
     try:
         like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
-        step = _evaluated_step(checkpoints, settings, workdir)
-        return settings, model, checkpoints.restore_variables(like, step)
+        _, variables = _evaluated(checkpoints, settings, workdir, like)
+        return settings, model, variables
     finally:
         checkpoints.close()
 
@@ -246,15 +246,21 @@ def _saved(workdir: Path, settings: Settings) -> Checkpoints:
     return Checkpoints(workdir / "checkpoints", best=best, read_only=True)
 
 
-def _evaluated_step(checkpoints: Checkpoints, settings: Settings, workdir: Path) -> int:
-    """The step of the checkpoint that `config.checkpoint.evaluate` names."""
-    best = settings.checkpoint.evaluate == "best"
-    step = checkpoints.best_step() if best else checkpoints.latest_step()
-    if step is None:
+def _evaluated(
+    checkpoints: Checkpoints, settings: Settings, workdir: Path, like: Tree
+) -> tuple[int, Tree]:
+    """The step and the weights of the checkpoint that `config.checkpoint.evaluate` names."""
+    restore = functools.partial(checkpoints.restore_variables, like)
+    if settings.checkpoint.evaluate == "latest":
+        found = checkpoints.newest(restore)
+    else:
+        step = checkpoints.best_step()
+        found = None if step is None else (step, restore(step))
+    if found is None:
         raise UserError(
             f"{workdir}/checkpoints holds no {settings.checkpoint.evaluate} checkpoint; train first"
         )
-    return step
+    return found
 
 
 def _evaluate(
@@ -271,8 +277,7 @@ def _evaluate(
     """
     from jaxbusi.evidence import write_evidence  # its libraries take seconds to import
 
-    step = _evaluated_step(checkpoints, settings, workdir)
-    variables = checkpoints.restore_variables(like, step)
+    step, variables = _evaluated(checkpoints, settings, workdir, like)
     predictions = {name: evaluator.predict(variables, name) for name in evaluator.evaluated}
     checkpoint = {"step": step, "chosen": settings.checkpoint.evaluate}
     return write_evidence(workdir, settings, predictions, parts, checkpoint)

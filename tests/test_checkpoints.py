@@ -1,6 +1,7 @@
 """Saving and restoring: exactly, in the background, across device counts, and on a full disk."""
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -175,3 +176,87 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     fresh, _ = setup(mesh, average=True)
     assert_identical(jax.device_get(state), jax.device_get(again.restore(fresh, 2)))
     again.close()
+
+
+@pytest.fixture(scope="module")
+def two_saved(tmp_path_factory, trained):
+    """A folder with the checkpoints of steps 2 and 3; not to be written to."""
+    folder = tmp_path_factory.mktemp("two") / "c"
+    checkpoints = Checkpoints(folder, keep=2)
+    for step in (2, 3):
+        checkpoints.save(trained[0].replace(step=np.int32(step)))
+    checkpoints.wait()
+    checkpoints.close()
+    return folder
+
+
+def flip_in_the_largest(folder):
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def truncate_the_largest(folder):
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_a_file(folder):
+    next(path for path in sorted(folder.rglob("*")) if path.parent.name == "d").unlink()
+
+
+def lose_the_checksums(folder):
+    shutil.rmtree(folder / "checksums")
+
+
+DAMAGES = [flip_in_the_largest, truncate_the_largest, lose_a_file, lose_the_checksums]
+
+
+# What orbax's threads leave behind when they fail is not ours to collect.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_set_aside_and_passed_over(
+    tmp_path, trained, two_saved, damage, caplog
+):
+    state, _, mesh = trained
+    shutil.copytree(two_saved, tmp_path / "c")
+    damage(tmp_path / "c" / "3")
+    fresh, _ = setup(mesh, average=True)
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    assert checkpoints.latest_step() == 3
+    step, restored = checkpoints.newest(functools.partial(checkpoints.restore, fresh))
+    assert step == 2
+    assert_identical(jax.device_get(state), jax.device_get(restored))
+    assert f"checkpoint {tmp_path / 'c' / '3'}" in caplog.text
+    assert (tmp_path / "c" / "3.damaged").is_dir()
+    checkpoints.save(state.replace(step=np.int32(3)))  # training comes by again
+    checkpoints.wait()
+    assert checkpoints.newest(functools.partial(checkpoints.restore, fresh))[0] == 3
+    checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_with_no_whole_checkpoint_nothing_is_changed(tmp_path, trained, two_saved):
+    state, _, _ = trained
+    shutil.copytree(two_saved, tmp_path / "c")
+    for step in ("2", "3"):
+        flip_in_the_largest(tmp_path / "c" / step / "average")
+    before = sorted(tmp_path.rglob("*"))
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints .* nothing was changed"):
+        checkpoints.newest(functools.partial(checkpoints.restore_variables, state.variables()))
+    checkpoints.close()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_whoever_only_reads_sets_nothing_aside(tmp_path, trained, two_saved):
+    state, _, _ = trained
+    shutil.copytree(two_saved, tmp_path / "c")
+    flip_in_the_largest(tmp_path / "c" / "3" / "average")
+    reader = Checkpoints(tmp_path / "c", read_only=True)
+    step, _ = reader.newest(functools.partial(reader.restore_variables, state.variables()))
+    reader.close()
+    assert step == 2
+    assert (tmp_path / "c" / "3").is_dir()
