@@ -1,15 +1,21 @@
 """What the commands that take a config share: their flags, and how they refuse and stop."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from jaxbusi.errors import Stopped, UserError, fail
+from jaxbusi.errors import Stopped, UserError, fail, say
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where no cluster manager is to be asked."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -25,6 +31,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(f"{' '.join(str(error).split())} ({type(error).__name__} in the flags or the config)")
     if len(left) > 1:
         fail(f"unexpected argument {left[1]!r}; settings are written --config.KEY=VALUE")
+    if len({flag.value is None for flag in (_COORDINATOR, _PROCESSES, _PROCESS)}) > 1:
+        fail("--coordinator, --processes and --process go together; give all three or none")
     if WORKDIR.value is None:
         fail("--workdir is missing; name a folder for it, for instance --workdir runs/fusion")
     return left
@@ -50,10 +58,40 @@ def run(work: Callable[[], None]) -> None:
         logging.info("added to XLA_FLAGS: %s (set it yourself to decide otherwise)", flag)
     if folder:
         logging.info("compiled programs are kept in %s (or in JAX_COMPILATION_CACHE_DIR)", folder)
+    import jax
+
+    from jaxbusi import cluster
+
     try:
+        coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        if coordinator is None or processes is None or process is None:
+            cluster.connect()
+        else:
+            cluster.connect(cluster.Address(coordinator, processes, process))
+        if jax.process_index() > 0:
+            logging.set_verbosity(logging.WARNING)
         work()
     except UserError as error:
-        fail(str(error))
+        say(str(error))
+        cluster.leave(2)
     except Stopped as stopped:
-        print(f"jaxbusi: {stopped}", file=sys.stderr)
+        say(str(stopped))
         sys.exit(stopped.status)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        _lost(error)
+        cluster.leave(1)
+
+
+def _lost(error: Exception) -> None:
+    """Says that a step failed, and gives JAX the time to find out which process is dead."""
+    from jaxbusi import cluster
+
+    seconds = cluster.HEARTBEAT_SECONDS
+    say(
+        f"a step failed, as it does when one of the processes dies ({str(error)[:300]}); if one "
+        f"did, JAX ends this one too within {seconds} s and says which (Task N is --process N); "
+        "the same command on all of them goes on from the last checkpoint"
+    )
+    time.sleep(seconds + 15)

@@ -25,9 +25,14 @@ class Stopped(Exception):  # noqa: N818 - an order that was obeyed, not an error
         self.status = 128 + signal_number
 
 
+def say(message: str) -> None:
+    """Prints what ends a command, in one line."""
+    print(f"jaxbusi: {' '.join(message.split())}", file=sys.stderr)
+
+
 def fail(message: str) -> NoReturn:
     """Ends a command: prints one line and exits with status 2."""
-    print(f"jaxbusi: {' '.join(message.split())}", file=sys.stderr)
+    say(message)
     sys.exit(2)
 
 

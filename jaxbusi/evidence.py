@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxbusi import atomic
@@ -56,8 +55,6 @@ def write_evidence(
         baselines=_baselines(predictions, parts, units, settings.seed),
         seed=settings.seed,
     )
-    if jax.process_index() > 0:
-        return numbers
     for name, rows in predictions.items():
         rows.write_csv(workdir / f"predictions_{name}.csv")
     atomic.write_json(workdir / "results.json", numbers)

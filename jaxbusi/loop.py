@@ -7,21 +7,19 @@ import functools
 import json
 import logging
 import math
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxbusi import cluster, diagnosis
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data import pipeline
 from jaxbusi.data.parts import Part
-from jaxbusi.errors import Stopped, UserError
+from jaxbusi.errors import Stopped
 from jaxbusi.evaluate import Evaluator
 from jaxbusi.features import Features
 from jaxbusi.logs import Pace, Progress, RunLog, read_history
@@ -29,6 +27,7 @@ from jaxbusi.optim import FOR_GOOD
 from jaxbusi.settings import Settings
 from jaxbusi.state import Metrics, TrainState, batch_sharding, replicated
 from jaxbusi.steps import Batch, StepReport
+from jaxbusi.stopping import Agreement, StopSignals
 
 StepFn = Callable[..., tuple[TrainState, StepReport]]
 """Of state and batch, and by name of the tuple of branches that are `frozen`."""
@@ -93,34 +92,6 @@ class Durations:
         return tuple(name for name, at in self.thaw.items() if at == FOR_GOOD or step < at)
 
 
-class StopSignals:
-    """Turns SIGTERM and SIGINT into a wish to stop that the loop obeys after a step.
-
-    A second signal of the same kind ends the process at once, as if nobody listened.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Listens while the block runs; outside the main thread, where Python forbids it, not."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        watched = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self._receive) for number in watched}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
-
-
 @dataclasses.dataclass
 class Loop:
     """One run's training loop.
@@ -157,7 +128,7 @@ class Loop:
           The last state, whose checkpoint is under way.
 
         Raises:
-          UserError: a loss is not finite, or something could not be read or written.
+          UserError: a loss or a gradient is not finite, or something could not be read or written.
           Stopped: a signal arrived; the state is saved.
         """
         start = int(state.step)
@@ -165,7 +136,7 @@ class Loop:
         if start >= self.durations.total or self._runs_dry(losses):
             return state
         compiled = functools.cache(functools.partial(self._compile, step_fn))
-        signals = StopSignals()
+        signals, agreement = StopSignals(), Agreement(self.mesh, _AHEAD)
         with (
             signals.watch(),
             contextlib.closing(self._log(start)) as log,
@@ -179,7 +150,7 @@ class Loop:
                 if step == 1 and host["image"].size:
                     log.images("augmented_batch", host["image"][:16], step)
                 pending.append((step, host["index"], report))
-                stop = signals.received
+                stop = agreement.after_step(signals.received)
                 measure, save = step in self.durations.evaluate, step in self.durations.save
                 keep = 0 if measure or save or stop else _AHEAD
                 self._check(pending, bar, part, keep=keep)
@@ -207,9 +178,13 @@ class Loop:
     def _validation_losses(self, start: int) -> list[float | None]:
         """Those of the evaluations up to a step, in their order."""
         lines = read_history(self.workdir)
-        return [
-            line["loss"] for line in lines if line["part"] == "validation" and line["step"] <= start
-        ]
+        return cluster.share(
+            [
+                line["loss"]
+                for line in lines
+                if line["part"] == "validation" and line["step"] <= start
+            ]
+        )
 
     def _runs_dry(self, losses: Sequence[float | None]) -> bool:
         """Whether `config.patience` ends training after evaluations with these losses."""
@@ -278,17 +253,13 @@ class Loop:
         *,
         keep: int,
     ) -> None:
-        """Looks at the losses of all but the newest `keep` steps; a non-finite one ends the run."""
+        """Looks at all steps but the newest `keep`; a loss that is not finite ends the run."""
         while len(pending) > keep:
             step, index, report = pending.popleft()
-            loss = float(jax.device_get(report.loss))
+            loss, norm = map(float, jax.device_get((report.loss, report.gradient_norm)))
             rate = float(self.schedule(step - 1))
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss of step {step} is {loss} (learning rate {rate:g}, images "
-                    f"{_broken_images(part, index, report)}); the run stopped and its checkpoints "
-                    "are intact; lower config.optim.learning_rate or look at these images"
-                )
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise diagnosis.broken_step(self.workdir, step, rate, part, index, report)
             bar.update(step=step, loss=loss, learning_rate=rate)
 
     def _measure(self, log: RunLog, state: TrainState, step: int, pace: Pace) -> float | None:
@@ -307,14 +278,3 @@ class Loop:
             if part == "validation":
                 validation_loss = values["loss"]
         return validation_loss
-
-
-def _broken_images(part: Part, index: np.ndarray, report: StepReport) -> str:
-    """Names this process's images whose own loss is not finite, or all where none is."""
-    first = jax.process_index() * len(index)
-    losses = jax.device_get(report.example_loss)[first : first + len(index)]
-    broken = index[~np.isfinite(losses)]
-    rows = broken if len(broken) else index
-    names = [part.store.records[part.samples.image[row]].name for row in rows[:8]]
-    more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-    return ", ".join(names) + more

@@ -31,11 +31,13 @@ class StepReport:
       loss: float32[], the mean that was minimised, auxiliary heads included, L2 not.
       example_loss: float32[B], that of each image, to name those that broke a step.
       gradient_norm: float32[], over all parameters.
+      gradient_norms: float32[] of each branch and of the head.
     """
 
     loss: jax.Array
     example_loss: jax.Array
     gradient_norm: jax.Array
+    gradient_norms: dict[str, jax.Array]
 
 
 def train_step(
@@ -104,7 +106,12 @@ def train_step(
             mask=jnp.ones_like(batch["label"], dtype=bool),
         )
     )
-    report = StepReport(outcome.loss, outcome.example_loss, optax.tree.norm(gradients))
+    report = StepReport(
+        outcome.loss,
+        outcome.example_loss,
+        optax.tree.norm(gradients),
+        {name: optax.tree.norm(tree) for name, tree in gradients.items()},
+    )
     new_state = TrainState(state.step + 1, params, stats, opt_state, average, metrics)
     return new_state, report
 

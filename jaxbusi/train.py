@@ -14,7 +14,7 @@ import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from jaxbusi import start
+from jaxbusi import cluster, start
 from jaxbusi import workdir as workdirs
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
@@ -55,46 +55,8 @@ def train_and_evaluate(
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     settings, workdir = Settings.from_config(config), Path(workdir)
-    origins, pretrained = start.public_weights(settings, workdir)
-    mesh, model, parts = _prepare(settings, workdir, origins)
-    announce_leakage(workdir, settings, parts)
-    durations = Durations.resolve(settings, len(parts["train"].samples))
-    schedule = make_schedule(
-        settings.optim,
-        decay_steps=durations.decay,
-        warmup_steps=durations.warmup,
-        total_steps=durations.total,
-    )
-    optimizer = make_optimizer(settings.optim, schedule, thaw=durations.thaw)
-    state = _random_state(model, optimizer, mesh, settings)
-    logging.info("parameters:\n%s", _overview(state.params))
-    step_fn = functools.partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        seed=settings.seed,
-        loss=_loss(settings, parts["train"].samples.label),
-        mixing=Mixing(settings.mixing.mixup_alpha, settings.mixing.cutmix_alpha),
-        accumulate=settings.accumulate,
-        ema_decay=settings.ema_decay,
-    )
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        keep=settings.checkpoint.keep,
-        best=settings.data.validation_fraction > 0,
-    )
-    try:
-        state = start.first_state(state, checkpoints, settings, pretrained)
-        known = compute_features(
-            model, state.variables(), mesh, settings, parts, features or workdir / "features"
-        )
-        evaluator = Evaluator(model, mesh, settings, parts, known)
-        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator, known)
-        state = loop.train(state, step_fn, parts["train"])
-        checkpoints.wait()
-        return _evaluate(state.variables(), evaluator, checkpoints, settings, workdir, parts)
-    finally:
-        checkpoints.close()
+    with workdirs.claim(workdir):
+        return _train_and_evaluate(settings, workdir, features or workdir / "features")
 
 
 def evaluate(config: Mapping[str, Any] | None, workdir: str | Path) -> dict[str, Any]:
@@ -113,15 +75,16 @@ def evaluate(config: Mapping[str, Any] | None, workdir: str | Path) -> dict[str,
     workdir = Path(workdir)
     stored = workdirs.read_settings(workdir)
     settings = stored if config is None else Settings.from_config(config)
-    mesh, model, parts = _prepare(settings, workdir, workdirs.read_origins(workdir))
-    checkpoints = _saved(workdir, settings)
-    try:
-        like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
-        # Features that training kept are left aside: this looks at the images again.
-        evaluator = Evaluator(model, mesh, settings, parts)
-        return _evaluate(like, evaluator, checkpoints, settings, workdir, parts)
-    finally:
-        checkpoints.close()
+    with workdirs.claim(workdir):
+        mesh, model, parts = _prepare(settings, workdir, workdirs.read_origins(workdir))
+        checkpoints = _saved(workdir, settings)
+        try:
+            like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
+            # Features that training kept are left aside: this looks at the images again.
+            evaluator = Evaluator(model, mesh, settings, parts)
+            return _evaluate(like, evaluator, checkpoints, settings, workdir, parts)
+        finally:
+            checkpoints.close()
 
 
 def load_model(workdir: str | Path, mesh: Mesh) -> tuple[Settings, Classifier, Tree]:
@@ -182,10 +145,51 @@ def build_model(
     )
 
 
+def _train_and_evaluate(settings: Settings, workdir: Path, features: Path) -> dict[str, Any]:
+    origins, pretrained = start.public_weights(settings, workdir)
+    mesh, model, parts = _prepare(settings, workdir, origins)
+    announce_leakage(workdir, settings, parts)
+    durations = Durations.resolve(settings, len(parts["train"].samples))
+    schedule = make_schedule(
+        settings.optim,
+        decay_steps=durations.decay,
+        warmup_steps=durations.warmup,
+        total_steps=durations.total,
+    )
+    optimizer = make_optimizer(settings.optim, schedule, thaw=durations.thaw)
+    state = _random_state(model, optimizer, mesh, settings)
+    logging.info("parameters:\n%s", _overview(state.params))
+    step_fn = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        seed=settings.seed,
+        loss=_loss(settings, parts["train"].samples.label),
+        mixing=Mixing(settings.mixing.mixup_alpha, settings.mixing.cutmix_alpha),
+        accumulate=settings.accumulate,
+        ema_decay=settings.ema_decay,
+    )
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        keep=settings.checkpoint.keep,
+        best=settings.data.validation_fraction > 0,
+    )
+    try:
+        state = start.first_state(state, checkpoints, settings, pretrained)
+        known = compute_features(model, state.variables(), mesh, settings, parts, features)
+        evaluator = Evaluator(model, mesh, settings, parts, known)
+        loop = Loop(settings, workdir, mesh, durations, schedule, checkpoints, evaluator, known)
+        state = loop.train(state, step_fn, parts["train"])
+        checkpoints.wait()
+        return _evaluate(state.variables(), evaluator, checkpoints, settings, workdir, parts)
+    finally:
+        checkpoints.close()
+
+
 def _prepare(
     settings: Settings, workdir: Path, origins: Mapping[str, Origin]
 ) -> tuple[Mesh, Classifier, PartSet]:
-    """Checks the settings against the devices, claims the workdir and reads the images."""
+    """Checks the settings against devices and workdir, and reads the images."""
     mesh = make_mesh()
     _check_batch_size(settings, mesh)
     model = build_model(settings.model, settings.compute_dtype, origins)
@@ -275,9 +279,13 @@ def _evaluate(
 
     They are read back even after training, so that what is reported is what is on disk.
     """
-    from jaxbusi.evidence import write_evidence  # its libraries take seconds to import
-
     step, variables = _evaluated(checkpoints, settings, workdir, like)
     predictions = {name: evaluator.predict(variables, name) for name in evaluator.evaluated}
     checkpoint = {"step": step, "chosen": settings.checkpoint.evaluate}
-    return write_evidence(workdir, settings, predictions, parts, checkpoint)
+
+    def write() -> dict[str, Any]:
+        from jaxbusi.evidence import write_evidence  # its libraries take seconds to import
+
+        return write_evidence(workdir, settings, predictions, parts, checkpoint)
+
+    return cluster.on_first(write)

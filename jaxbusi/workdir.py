@@ -1,17 +1,22 @@
 """config.json: what a run was, so that it can be gone on with, evaluated and repeated."""
 
+import contextlib
 import dataclasses
+import datetime
 import importlib.metadata
 import json
+import logging
+import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 
-from jaxbusi import __version__, atomic
+from jaxbusi import __version__, atomic, cluster
 from jaxbusi.errors import UserError
 from jaxbusi.settings import Settings, differences
 from jaxbusi.weights.load import Origin
@@ -22,22 +27,69 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 _FREE = ("root", "external", "workers", "cache_gib")
 
 
+_LOCK, _HOLDER = ".lock", ".lock-holder"
+
+
+class WorkdirInUseError(UserError):
+    """Another program works in the folder."""
+
+
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Makes the workdir and keeps every other program out of it while the block runs.
+
+    The system takes the lock back when the program ends, however it ends. Of several processes of
+    one program the first holds it for all.
+
+    Raises:
+      WorkdirInUseError: another program holds it; the message says which.
+      UserError: the folder cannot be made or written to.
+    """
+    lock = filelock.FileLock(workdir / _LOCK, timeout=0)
+    try:
+        cluster.on_first(lambda: _acquire(lock, workdir))
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: filelock.BaseFileLock, workdir: Path) -> None:
+    holder = workdir / _HOLDER
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        now = datetime.datetime.now().isoformat(" ", "seconds")
+        holder.write_text(f"process {os.getpid()} on {platform.node()} since {now}")
+    except filelock.Timeout as error:
+        with contextlib.suppress(OSError):
+            raise WorkdirInUseError(
+                f"--workdir {workdir} is in use by {holder.read_text()}; wait until that ends, or "
+                "name another"
+            ) from error
+        raise WorkdirInUseError(f"--workdir {workdir} is in use by another program") from error
+    except NotImplementedError:
+        logging.warning(
+            "the file system of %s has no locks; take care that no second run writes to it", workdir
+        )
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be made or written to ({error.strerror or error}); name "
+            "another or mend its permissions"
+        ) from error
+
+
 def prepare(workdir: Path, settings: Settings, origins: Mapping[str, Origin]) -> None:
-    """Makes the workdir, or checks that the run in it is this one; writes config.json.
+    """Checks that the run in a workdir, if there is one, is this one; writes config.json.
 
     Args:
-      workdir: the folder.
+      workdir: the folder, claimed.
       settings: of the run.
       origins: of the branches that start from public weights.
 
     Raises:
-      UserError: the folder cannot be written, or holds a run with other settings; the message
-        lists them.
+      UserError: it holds a run with other settings, which the message lists, or config.json cannot
+        be written.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be made: {error.strerror}") from error
     path = workdir / "config.json"
     if path.exists():
         check_settings(workdir, settings)
