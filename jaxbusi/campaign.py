@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbusi import atomic
+from jaxbusi import atomic, cluster
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import busi, splits
 from jaxbusi.errors import Stopped, UserError
@@ -32,15 +32,19 @@ FEATURES = "features"
 """Folder in the study for what frozen branches make of the images, which all its runs share."""
 
 
-def run_study(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
+def run_study(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any] | None:
     """Makes the runs that are not finished and writes the comparison, anew after each.
+
+    Several programs may make the same study at the same time, on as many hosts as share the folder:
+    each passes over the runs that another is making.
 
     Args:
       config: as `configs/table4.py` makes it: the settings of a run, and `study`.
       workdir: folder of the study.
 
     Returns:
-      The content of study.json, see `write_comparison`.
+      The content of study.json, see `write_comparison`; None where other programs make all that is
+      left and no run is finished.
 
     Raises:
       UserError: bad settings, a folder with a run of other settings, or no run at all finished.
@@ -48,27 +52,56 @@ def run_study(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     """
     workdir = Path(workdir)
     plan = Plan.from_config(config, workdir)
-    _check_before(plan)
+    check_before(plan)
+    elsewhere = 0
     for number, run in enumerate(plan.runs, 1):
         what = f"run {number} of {len(plan.runs)}: {run.name}"
-        if _finished(run):
+        if cluster.share(is_finished(run)):
             logging.info("%s: finished before", what)
             continue
         logging.info("%s", what)
-        _make(run, plan.workdir / FEATURES)
-        finished = [other for other in plan.runs if _finished(other)]
-        if finished:
-            _check_alike(finished)
+        try:
+            _make(run, plan.workdir / FEATURES)
+        except workdirs.WorkdirInUseError as error:
+            logging.info("%s: left to the other program (%s)", what, error)
+            elsewhere += 1
+            continue
+        made = [other for other in plan.runs if is_finished(other)]
+        if made:
+            _check_alike(made)
             try:
-                write_comparison(plan, config, workdir)
+                conclude(plan, config, workdir)
             except Exception:  # the last comparison, after all runs, does not pass over it
+                if jax.process_count() > 1:
+                    raise
                 logging.exception("the comparison so far could not be written; the study goes on")
-    if not any(_finished(run) for run in plan.runs):
-        raise UserError(
-            f"none of the {len(plan.runs)} runs finished; the first failed with: "
-            f"{_failure(plan.runs[0])}"
-        )
-    return write_comparison(plan, config, workdir)
+    if elsewhere:
+        logging.info("%d runs are being made by other programs", elsewhere)
+        if not any(is_finished(run) for run in plan.runs):
+            return None
+    return conclude(plan, config, workdir)
+
+
+def conclude(plan: Plan, config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """Writes the comparison of what is finished; programs that share the study do so in turn.
+
+    Returns:
+      See `write_comparison`.
+
+    Raises:
+      UserError: no run is finished.
+    """
+
+    def write() -> dict[str, Any]:
+        if not any(is_finished(run) for run in plan.runs):
+            raise UserError(
+                f"none of the {len(plan.runs)} runs finished; the first failed with: "
+                f"{_failure(plan.runs[0])}"
+            )
+        return write_comparison(plan, config, workdir)
+
+    with workdirs.claim(workdir, wait=True):
+        return cluster.on_first(write)
 
 
 def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
@@ -99,7 +132,7 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     predictions: dict[str, dict[tuple[int, int | None], dict[str, Predictions]]] = {}
     for arm in plan.study.arms:
         runs = list(plan.of_arm(arm))
-        made = [run for run in runs if _finished(run)]
+        made = [run for run in runs if is_finished(run)]
         results = [_results(run) for run in made]
         finished = {
             (run.seed, run.fold): _predictions(run, result)
@@ -125,7 +158,7 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
         }
         # Divided by copies, an image is tested in several folds, and trained on in each of them.
         apart = plan.study.folds and runs[0].settings.data.protocol != "leaky"
-        if apart and jax.process_index() == 0:
+        if apart:
             _write_out_of_fold(workdir / f"out_of_fold_{arm}", finished)
     study = {
         "protocols": {run.arm: run.settings.data.protocol for run in plan.runs},
@@ -141,8 +174,6 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
         "config": jsonable(config),
         **workdirs.environment(),
     }
-    if jax.process_index() > 0:
-        return study
     atomic.write_json(workdir / "study.json", study)
     summed = {arm: content["parts"] for arm, content in arms.items()}
     pictures = study_figures.write_all(workdir / "figures", summed, histories)
@@ -152,7 +183,7 @@ def write_comparison(plan: Plan, config: Mapping[str, Any], workdir: Path) -> di
     return study
 
 
-def _check_before(plan: Plan) -> None:
+def check_before(plan: Plan) -> None:
     """Finds before the first run what would make every run of an arm fail, or spoil the table."""
     try:
         plan.workdir.mkdir(parents=True, exist_ok=True)
@@ -161,7 +192,7 @@ def _check_before(plan: Plan) -> None:
     for run in plan.runs:
         if (run.workdir / "config.json").exists():
             workdirs.check_settings(run.workdir, run.settings)
-    _check_alike([run for run in plan.runs if _finished(run)])
+    _check_alike([run for run in plan.runs if is_finished(run)])
     checked = {}
     for run in plan.runs:
         settings = run.settings
@@ -204,7 +235,7 @@ def _make(run: PlannedRun, features: Path) -> None:
     try:
         train_and_evaluate(run.settings.to_json(), run.workdir, features=features)
         failure.unlink(missing_ok=True)
-    except Stopped:
+    except (Stopped, workdirs.WorkdirInUseError):
         raise
     except Exception as error:  # whatever it is, the other runs may be sound
         known = isinstance(error, UserError)
@@ -213,18 +244,22 @@ def _make(run: PlannedRun, features: Path) -> None:
             "%s failed, the study goes on: %s", run.workdir, why, exc_info=None if known else error
         )
         text = f"{' '.join(why.split())}\n\n{traceback.format_exc()}"
-        atomic.write_bytes(failure, text.encode("utf-8", "replace"))
+        if jax.process_index() == 0:
+            atomic.write_bytes(failure, text.encode("utf-8", "replace"))
+        if jax.process_count() > 1:
+            raise  # the others may be in the middle of this run: none can go on alone
     finally:
         jax.clear_caches()  # the compiled steps of a run serve no other
 
 
-def _finished(run: PlannedRun) -> bool:
+def is_finished(run: PlannedRun) -> bool:
+    """Whether a run has left all its files."""
     return (run.workdir / "report.html").exists()  # the last file that a run writes
 
 
 def _failure(run: PlannedRun) -> str | None:
     """The first line of what the run failed with, or None."""
-    if _finished(run):
+    if is_finished(run):
         return None
     try:
         return (run.workdir / FAILURE).read_text().partition("\n")[0]
@@ -277,7 +312,7 @@ def _splits(plan: Plan) -> dict[str, bool]:
     """Whether each seed's runs were tested on other images, and the arms of a seed on the same."""
     tested: dict[tuple[int, int | None], set[frozenset[str]]] = {}
     for run in plan.runs:
-        if _finished(run):
+        if is_finished(run):
             rows = splits.read_rows(run.workdir / "split.csv")
             test = frozenset(row.image for row in rows if row.part == "test")
             tested.setdefault((run.seed, run.fold), set()).add(test)

@@ -91,7 +91,7 @@ def _lost(error: Exception) -> None:
     seconds = cluster.HEARTBEAT_SECONDS
     say(
         f"a step failed, as it does when one of the processes dies ({str(error)[:300]}); if one "
-        f"did, JAX ends this one too within {seconds} s and says which (Task N is --process N); "
-        "the same command on all of them goes on from the last checkpoint"
+        f"did, JAX ends this one too within {seconds} s and gives the number of its task, which is "
+        "that of the process; the same command on all of them goes on from the last checkpoint"
     )
     time.sleep(seconds + 15)

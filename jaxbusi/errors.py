@@ -15,11 +15,13 @@ class UserError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818 - an order that was obeyed, not an error
-    """A signal ended the run after a checkpoint was saved; `status` is the exit status."""
+    """A signal ended the run after its state was saved; `status` is the exit status."""
 
-    def __init__(self, signal_number: int, step: int):
+    def __init__(self, signal_number: int, step: int | None = None):
+        """Takes the signal, and the step that was saved where one program did all of it."""
+        saved = "the states of the runs" if step is None else f"step {step}"
         super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after saving step {step}; "
+            f"stopped by {signal.Signals(signal_number).name} after saving {saved}; "
             "the same command goes on from there"
         )
         self.status = 128 + signal_number

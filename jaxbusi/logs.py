@@ -1,18 +1,20 @@
 """What a run writes while it runs: metrics.jsonl, TensorBoard events, a progress bar."""
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from jaxbusi import atomic
 from jaxbusi.errors import UserError
+from jaxbusi.events import EventFile
 
 _T = TypeVar("_T")
 
@@ -31,35 +33,66 @@ class RunLog:
           resume_step: the step that training goes on from; lines after it come from steps that
             will be taken again, and are dropped.
           active: False makes every method do nothing: the other processes of a cluster.
+
+        Raises:
+          UserError: the folder or the disk refuses.
         """
         self._path = workdir / "metrics.jsonl"
-        self._writer = None
+        self._events = None
         if active:
             kept = [line for line in read_history(workdir) if line["step"] <= resume_step]
-            _write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-            self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            atomic.write_bytes(self._path, text.encode())
+            with self._disk():
+                self._events = EventFile(workdir / "tensorboard", purge_step=resume_step + 1)
 
     def write(self, *, step: int, epoch: float, part: str, values: dict[str, float]) -> None:
-        """Adds one line to metrics.jsonl and its values to TensorBoard under `part/`."""
-        if self._writer is None:
+        """Adds one line to metrics.jsonl and its values to TensorBoard under `part/`.
+
+        Raises:
+          UserError: the disk refuses; a line that it took in part is passed over by readers.
+        """
+        if self._events is None:
             return
         line: Line = {"step": step, "epoch": epoch, "part": part}
         line |= {name: _finite(value) for name, value in values.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self._writer.add_scalar(f"{part}/{name}", value, step)
-        self._writer.flush()
+        with self._disk():
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            for name, value in values.items():
+                self._events.scalar(f"{part}/{name}", value, step)
+            self._events.flush()
 
     def images(self, name: str, images: np.ndarray, step: int) -> None:
-        """Adds uint8[N, H, W, 3] to TensorBoard as one picture, side by side."""
-        if self._writer is not None:
-            self._writer.add_images(name, images, step, dataformats="NHWC")
+        """Adds uint8[N, H, W, 3] to TensorBoard as one picture, side by side.
+
+        Raises:
+          UserError: the disk refuses.
+        """
+        if self._events is not None:
+            with self._disk():
+                self._events.images(name, images, step)
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Flushes and closes the event file.
+
+        Raises:
+          UserError: the disk refuses.
+        """
+        if self._events is not None:
+            with self._disk():
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"the log in {self._path.parent} cannot be written ({error.strerror or error}); "
+                "the checkpoints are intact: free space or mend the folder and run the same "
+                "command again"
+            ) from error
 
 
 def read_history(workdir: Path) -> list[Line]:
@@ -81,12 +114,6 @@ def read_history(workdir: Path) -> list[Line]:
                 break
             raise UserError(f"{path} line {number} is not JSON; remove that line") from error
     return history
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _finite(value: float) -> float | None:

@@ -35,17 +35,21 @@ class WorkdirInUseError(UserError):
 
 
 @contextlib.contextmanager
-def claim(workdir: Path) -> Iterator[None]:
+def claim(workdir: Path, *, wait: bool = False) -> Iterator[None]:
     """Makes the workdir and keeps every other program out of it while the block runs.
 
     The system takes the lock back when the program ends, however it ends. Of several processes of
     one program the first holds it for all.
 
+    Args:
+      workdir: the folder.
+      wait: for a program that holds it, rather than to refuse.
+
     Raises:
       WorkdirInUseError: another program holds it; the message says which.
       UserError: the folder cannot be made or written to.
     """
-    lock = filelock.FileLock(workdir / _LOCK, timeout=0)
+    lock = filelock.FileLock(workdir / _LOCK, timeout=-1 if wait else 0)
     try:
         cluster.on_first(lambda: _acquire(lock, workdir))
         yield

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -103,7 +104,9 @@ def test_when_a_process_dies_the_others_end_and_name_it(tmp_path, phantoms):
     assert ended[1].status == -9
     assert ended[0].status not in (0, 2)
     assert "a step failed, as it does when one of the processes dies" in ended[0].output
-    assert "Task 1 heartbeat timeout" in ended[0].output
+    # Which of its two messages comes first is a matter of milliseconds.
+    named = r"stopped sending heartbeats\):\s*1\s|Task 1 heartbeat timeout"
+    assert re.search(named, ended[0].output)
 
 
 def test_a_bad_setting_is_refused_by_every_process(tmp_path, phantoms):

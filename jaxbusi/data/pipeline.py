@@ -279,6 +279,14 @@ def _iterate(plan: grain.MapDataset[Batch], threads: int, workers: int = 0) -> G
             # What processes hand over lies in shared memory that is gone with the batch, also for
             # those who still hold a part of it.
             yield {key: np.array(value) for key, value in batch.items()} if workers else batch
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            f"a loader process is dead ({str(error).partition('.')[0]}), often for want of memory; "
+            "lower config.data.workers and run the same command again: it goes on from the last "
+            "checkpoint"
+        ) from error
     finally:
         iterator.close()
 

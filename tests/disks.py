@@ -1,0 +1,17 @@
+"""Disks that are full."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+
+def fill(folder: Path) -> Path:
+    """Writes until the disk is full, and returns the file that fills it."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for size in (2**20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    assert shutil.disk_usage(folder).free == 0
+    return ballast
