@@ -1,8 +1,10 @@
 """The scripts that start jaxbusi on clusters, run with stand-ins for SLURM and gcloud."""
 
+import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from absl import flags
 
+from configs import table4
 from tests import jobset
 
 ROOT = Path(__file__).parents[1]
@@ -360,3 +364,69 @@ def test_the_image_holds_what_the_jobset_needs():
     (default,) = [line.split("=")[1] for line in lines if line.startswith("ARG EXTRA=")]
     assert default in extras
     assert 'ENTRYPOINT ["tini", "--"]' in lines
+
+
+def blocks(language):
+    pattern = rf"^```{language}\n(.*?)^```"
+    return re.findall(pattern, (ROOT / "docs/clusters.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def documented():
+    """Every command line of docs/clusters.md, as words."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_the_documented_sbatch_lines_are_sbatchs():
+    lines = [words for words in documented() if words[0] == "sbatch"]
+    assert len(lines) >= 4
+    for words in lines:
+        (place,) = [number for number, word in enumerate(words) if word.endswith(".sbatch")]
+        before = [word.removeprefix("--").partition("=") for word in words[1:place]]
+        assert {name for name, _, _ in before} <= SBATCH_OPTIONS
+        asked = {name: value for name, _, value in before}
+        if asked.get("ntasks-per-node", "1") != "1":
+            assert asked["gres"] == f"gpu:{asked['ntasks-per-node']}"
+
+
+def test_what_the_documentation_names_exists():
+    text = (ROOT / "docs/clusters.md").read_text()
+    for name in set(re.findall(r"\b(?:scripts|configs)/[\w.]+\w", text)):
+        assert (ROOT / name).exists(), name
+    config = table4.get_config()
+    for key in set(re.findall(r"\bconfig\.([a-z_][\w.]*\w)", text)):
+        node = config
+        for part in key.split("."):
+            assert part in node, f"config.{key}"
+            node = node[part]
+    (claim,) = blocks("yaml")
+    jsonschema.validate(yaml.safe_load(claim), jobset.CLAIM)
+
+
+def test_the_flags_that_commands_are_given_exist(manifest):
+    pytest.importorskip("jaxbusi.cluster", reason="the flags for clusters are not in yet")
+    (workers,) = manifest["spec"]["replicatedJobs"]
+    (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
+    checked = 0
+    for words in [container["args"], *documented()]:
+        module, rest = started(words)
+        if module in ("jaxbusi.main", "jaxbusi.study"):
+            checked += 1
+            importlib.import_module(module)
+            given = {re.split(r"[=.]", word[2:])[0] for word in rest if word.startswith("--")}
+            assert given <= set(flags.FLAGS), words
+    assert checked >= 8
+
+
+def started(words):
+    """The module that a command line starts, and what it is given."""
+    names = [Path(word).name for word in words]
+    if "slurm_train.sbatch" in names:
+        return "jaxbusi.main", words[names.index("slurm_train.sbatch") + 1 :]
+    if "slurm_array.sbatch" in names:
+        rest = words[names.index("slurm_array.sbatch") + 1 :]
+        return f"jaxbusi.{rest[0]}", rest[1:]
+    if "-m" in words:
+        place = words.index("-m") + 1
+        return words[place], words[place + 1 :]
+    return None, []
