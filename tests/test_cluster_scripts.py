@@ -404,7 +404,8 @@ def test_what_the_documentation_names_exists():
 
 
 def test_the_flags_that_commands_are_given_exist(manifest):
-    pytest.importorskip("jaxbusi.cluster", reason="the flags for clusters are not in yet")
+    if not (ROOT / "jaxbusi/cluster.py").exists():
+        pytest.skip("the flags for clusters are not in yet")
     (workers,) = manifest["spec"]["replicatedJobs"]
     (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
     checked = 0
