@@ -35,6 +35,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail("--coordinator, --processes and --process go together; give all three or none")
     if WORKDIR.value is None:
         fail("--workdir is missing; name a folder for it, for instance --workdir runs/fusion")
+    if "://" in WORKDIR.value:  # would become a local folder of that name
+        fail(f"--workdir={WORKDIR.value} is no folder; mount it and name the folder instead")
     return left
 
 

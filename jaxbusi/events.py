@@ -5,13 +5,14 @@ adds the next values waits for it for ever.
 """
 
 import os
+import platform
 import time
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 
 
 class EventFile:
@@ -28,8 +29,10 @@ class EventFile:
           OSError: the folder or the disk refuses.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        # The name holds the second and the host; a run may start twice in one.
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # TensorBoard reads files in the order of their names, so that the time comes first.
+        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
+        self._records = RecordWriter(str(folder / name))
+        self._add(0, file_version="brain.Event:2")
         self._add(purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def scalar(self, name: str, value: float, step: int) -> None:
@@ -46,11 +49,12 @@ class EventFile:
         Raises:
           OSError: the disk refuses.
         """
-        self._writer.flush()
+        self._records.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._writer.close()
+        """Closes the file, whether the disk takes the rest of it or refuses with an OSError."""
+        self._records.close()
 
     def _add(self, step: int, **content: object) -> None:
-        self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
+        event = Event(step=step, wall_time=time.time(), **content)
+        self._records.write(event.SerializeToString())

@@ -18,7 +18,8 @@ from jaxbusi.state import batch_sharding, replicated
 class StopSignals:
     """Turns SIGTERM and SIGINT into a wish to stop that the loop obeys after a step.
 
-    A second signal of the same kind ends the process at once, as if nobody listened.
+    A second SIGINT ends the process at once, as if nobody listened. SIGTERM may come again while
+    the state is saved: at a time limit SLURM sends it twice within a second, once through srun.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,8 @@ class StopSignals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Agreement:

@@ -36,6 +36,7 @@ def assert_refused(result, *parts):
     [
         (["--config=configs/fusion.py"], ["--workdir is missing"]),
         (["--workdir=x"], ["--config is missing"]),
+        (["--config=configs/fusion.py", "--workdir=gs://b/x"], ["gs://b/x", "is no folder"]),
         (["--config=configs/none.py", "--workdir=x"], ["configs/none.py"]),
         (["--config=configs/fusion.py", "--workdir=x", "--config.sede=1"], ["sede", '"seed"']),
         (["--config=configs/fusion.py", "--workdir=x", "--config.data.rot=1"], ["rot", '"root"']),

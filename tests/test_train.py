@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -14,6 +16,7 @@ from jaxbusi.errors import UserError
 from jaxbusi.evaluation import calibration
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.logs import read_history
+from jaxbusi.stopping import StopSignals
 from jaxbusi.train import Stopped, evaluate, train_and_evaluate
 from tests.runs import make_config, stop_after
 
@@ -107,6 +110,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, phantoms, monkeypatch, stop
     for (path, one), (_, other) in zip(wanted, got, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=jax.tree_util.keystr(path))
     assert read(read_history(whole)) == read(read_history(parted))
+
+
+def test_sigterm_may_come_again_and_the_second_ctrl_c_ends_the_process():
+    signals = StopSignals()
+    with signals.watch():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def read(history):
