@@ -35,6 +35,9 @@ HAS_TORCH = all(map(importlib.util.find_spec, ("torch", "transformers")))
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest file first, so that no process is left with it when the others are done."""
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            item.user_properties.append(("fault", mark.args[0]))
     items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 

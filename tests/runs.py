@@ -6,6 +6,9 @@ import signal
 from configs import fusion
 from jaxbusi import loop
 
+FULL_CAMPAIGN = os.environ.get("JAXBUSI_FAULTS") == "full"
+"""Whether the tests of faults try all they can, as scripts/fault_campaign.py asks them to."""
+
 
 def make_config(root, **changes):
     """fusion.py for 30 images of 16 pixels: 24 of them x 2 copies are 6 steps of 8 an epoch."""
@@ -38,3 +41,9 @@ def stop_after(monkeypatch, wanted, number=signal.SIGTERM):
 
     monkeypatch.setattr(loop.Progress, "update", stopping)
     return lambda: monkeypatch.setattr(loop.Progress, "update", update)
+
+
+def read(history):
+    """Without what depends on the clock."""
+    speed = ("images_per_second", "input_wait")
+    return [{k: v for k, v in line.items() if k not in speed} for line in history]

@@ -122,6 +122,7 @@ def test_another_model_is_refused_in_one_line(tmp_path, trained):
     checkpoints.close()
 
 
+@pytest.mark.fault("disk full: checkpoint")
 # What orbax's threads leave behind when they fail is not ours to collect.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("seen_before", [True, False])
@@ -189,6 +190,7 @@ def lose_the_checksums(folder):
 DAMAGES = [flip_in_the_largest, truncate_the_largest, lose_a_file, lose_the_checksums]
 
 
+@pytest.mark.fault("checkpoint: flipped byte, truncated or lost file")
 # What orbax's threads leave behind when they fail is not ours to collect.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -212,6 +214,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_passed_over(
     checkpoints.close()
 
 
+@pytest.mark.fault("no whole checkpoint left: exit 2, nothing changed")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_with_no_whole_checkpoint_nothing_is_changed(tmp_path, trained, two_saved):
     state, _, _ = trained

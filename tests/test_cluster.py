@@ -14,7 +14,7 @@ from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.errors import UserError
 from jaxbusi.state import abstract_variables, make_mesh
 from tests.clusters import run_cluster
-from tests.runs import make_config
+from tests.runs import FULL_CAMPAIGN, make_config
 from tests.tiny import TinyModel
 
 
@@ -74,15 +74,22 @@ def assert_same_run(workdir, other):
         np.testing.assert_allclose(x, y, atol=1e-5)
 
 
-def test_two_processes_make_the_run_that_one_makes(tmp_path, phantoms, alone):
-    ended = run_cluster(flags(phantoms, tmp_path / "run"), processes=2, devices=2)
+# Of processes and devices of each.
+SHAPES = [(2, 2), (1, 4), (1, 8), (2, 4), (4, 1), (4, 2)] if FULL_CAMPAIGN else [(2, 2)]
+
+
+@pytest.mark.fault("training over processes and devices: as one process, to 1e-5")
+@pytest.mark.parametrize(("processes", "devices"), SHAPES)
+def test_processes_make_the_run_that_one_makes(tmp_path, phantoms, alone, processes, devices):
+    ended = run_cluster(flags(phantoms, tmp_path / "run"), processes, devices)
     for status, output in ended:
         assert status == 0, output
     assert "report.html" in ended[0].output
-    assert "accuracy" not in ended[1].output  # the first alone reports
+    assert all("accuracy" not in output for _, output in ended[1:])  # the first alone reports
     assert_same_run(alone, tmp_path / "run")
 
 
+@pytest.mark.fault("SIGTERM to one of several; goes on with another number of devices")
 def test_a_signal_to_one_stops_all_and_another_number_of_processes_goes_on(
     tmp_path, phantoms, alone
 ):
@@ -97,6 +104,7 @@ def test_a_signal_to_one_stops_all_and_another_number_of_processes_goes_on(
     assert_same_run(alone, tmp_path / "run")
 
 
+@pytest.mark.fault("one of several processes killed")
 def test_when_a_process_dies_the_others_end_and_name_it(tmp_path, phantoms):
     befalls = {rank: {"HEARTBEAT_SECONDS": "6"} for rank in range(2)}
     befalls[1]["KILL_AT"] = "3"

@@ -6,9 +6,11 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -53,6 +55,7 @@ def parameters(workdir):
     return found
 
 
+@pytest.mark.fault("two runs started in one workdir")
 def test_a_second_run_in_the_workdir_is_refused(tmp_path, phantoms, undisturbed):
     _, workdir = undisturbed
     shutil.copytree(workdir, tmp_path / "run")
@@ -67,6 +70,7 @@ def test_a_second_run_in_the_workdir_is_refused(tmp_path, phantoms, undisturbed)
     assert holder.startswith(f"process {os.getpid()} on {platform.node()} since 20")
 
 
+@pytest.mark.fault("read-only workdir")
 def test_a_workdir_that_cannot_be_written_to(small_disk, phantoms):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UserError, match=r"cannot be made or written to \(Read-only file system\)"):
@@ -91,6 +95,7 @@ def full_at(monkeypatch, disk, owner, name):
     return free
 
 
+@pytest.mark.fault("disk full: log, predictions, figures")
 @pytest.mark.parametrize("small_disk", ["64m"], indirect=True)
 @pytest.mark.parametrize(
     ("owner", "name", "message"),
@@ -119,7 +124,17 @@ def test_a_full_disk_leaves_whole_files_and_the_run_goes_on(
     assert steps == [6, 6, 12, 12]
 
 
-def test_an_image_that_goes_away_during_the_run(tmp_path, phantoms, monkeypatch, undisturbed):
+@pytest.mark.fault("image deleted or changed during a run")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (Path.unlink, "cannot be read (No such file or directory)"),
+        (lambda path: path.write_bytes(b"another"), "the file changed while it was in use"),
+    ],
+)
+def test_an_image_that_changes_during_the_run(
+    tmp_path, phantoms, monkeypatch, undisturbed, change, message
+):
     root = tmp_path / "set"
     shutil.copytree(phantoms, root)
     config = make_config(root, **{"data.cache_gib": 0.0})
@@ -130,15 +145,17 @@ def test_an_image_that_goes_away_during_the_run(tmp_path, phantoms, monkeypatch,
     def at_the_fifth_step(self, *, step, **values):
         update(self, step=step, **values)
         if step == 5:
-            victim.unlink()
+            change(victim)
 
     monkeypatch.setattr(loop.Progress, "update", at_the_fifth_step)
-    with pytest.raises(UserError, match=r"benign \(2\)\.png: cannot be read \(No such file"):
+    with pytest.raises(UserError, match=re.escape(f"benign (2).png: {message}")):
         train_and_evaluate(config, workdir)
+    monkeypatch.setattr(loop.Progress, "update", update)
     victim.write_bytes(content)
     assert train_and_evaluate(config, workdir) == undisturbed[0]
 
 
+@pytest.mark.fault("clock that jumps")
 def test_a_clock_that_jumps_changes_nothing(tmp_path, phantoms, monkeypatch, undisturbed):
     import time
 
@@ -156,6 +173,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, phantoms, monkeypatch, und
     assert results == undisturbed[0]
 
 
+@pytest.mark.fault("loader process killed")
 def test_a_dead_loader_process_is_named(phantoms):
     settings = Settings.from_config(make_config(phantoms))
     records = busi.read_records(phantoms)
@@ -171,6 +189,7 @@ def test_a_dead_loader_process_is_named(phantoms):
         list(itertools.islice(batches, 50))
 
 
+@pytest.mark.fault("checkpoint damaged during a run")
 # What orbax's threads leave behind when they fail is not ours to collect.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_training_goes_back_to_the_checkpoint_that_is_whole(
@@ -191,6 +210,7 @@ def test_training_goes_back_to_the_checkpoint_that_is_whole(
         )
 
 
+@pytest.mark.fault("loss or gradient not finite")
 @pytest.mark.parametrize("name", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_diagnosed(tmp_path, phantoms, monkeypatch, name):
     config = make_config(phantoms, **{"optim.learning_rate": 1e38})

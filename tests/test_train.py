@@ -18,7 +18,7 @@ from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.logs import read_history
 from jaxbusi.stopping import StopSignals
 from jaxbusi.train import Stopped, evaluate, train_and_evaluate
-from tests.runs import make_config, stop_after
+from tests.runs import make_config, read, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -122,12 +122,6 @@ def test_sigterm_may_come_again_and_the_second_ctrl_c_ends_the_process():
         os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-
-
-def read(history):
-    """Without what depends on the clock."""
-    speed = ("images_per_second", "input_wait")
-    return [{k: v for k, v in line.items() if k not in speed} for line in history]
 
 
 def test_a_finished_run_is_only_evaluated_again(tmp_path, phantoms):
