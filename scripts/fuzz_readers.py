@@ -184,6 +184,27 @@ def _prepare_beside(folder: Path) -> None:
     (folder / "huggingface").write_bytes(huggingface)
 
 
+def _features(data: bytes, folder: Path) -> None:
+    """Never refused: what cannot be read is computed again."""
+    from jaxbusi.features import _Known
+
+    known = _Known(_written(data, folder / "features.npz"), "0123")
+    keys = [bytes([number] * 16) for number in range(6)]
+    if not len(known.missing(keys)):
+        assert len(known.take(keys)["resnet18"]) == 6
+
+
+def _feature_seeds(folder: Path) -> list[bytes]:
+    import numpy as np
+
+    from jaxbusi.features import _Known
+
+    path = folder / "seed.npz"
+    keys = [bytes([number] * 16) for number in range(6)]
+    _Known(path, "0123").add(keys, {"resnet18": np.ones((6, 4), np.float32)})
+    return [path.read_bytes()]
+
+
 # --- folders of several files, one of which is damaged --------------------------------------------
 
 
@@ -299,6 +320,7 @@ READERS: dict[str, Reader] = {
             "beside", 300, _plain(fuzz_weights.beside), _beside, fuzz_mutations.inside_json,
             _prepare_beside,
         ),
+        Reader("features", 400, _feature_seeds, _features, fuzz_mutations.inside_zip),
         Reader(
             "prepared", 250, lambda folder: fuzz_seeds.files_of(_prepared_set(folder)), _prepared,
             fuzz_mutations.inside_named,
