@@ -17,7 +17,7 @@ import numpy as np
 from jaxbusi import atomic, cluster
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import busi, splits
-from jaxbusi.errors import Stopped, UserError
+from jaxbusi.errors import Stopped, UserError, one_line
 from jaxbusi.evaluation import comparison, pairs, study_figures, study_report
 from jaxbusi.evaluation.intervals import LEVEL, RESAMPLES
 from jaxbusi.evaluation.predictions import PARTS, Predictions
@@ -243,7 +243,7 @@ def _make(run: PlannedRun, features: Path) -> None:
         logging.error(
             "%s failed, the study goes on: %s", run.workdir, why, exc_info=None if known else error
         )
-        text = f"{' '.join(why.split())}\n\n{traceback.format_exc()}"
+        text = f"{one_line(' '.join(why.split()))}\n\n{traceback.format_exc()}"
         if jax.process_index() == 0:
             atomic.write_bytes(failure, text.encode("utf-8", "replace"))
         if jax.process_count() > 1:
@@ -262,7 +262,7 @@ def _failure(run: PlannedRun) -> str | None:
     if is_finished(run):
         return None
     try:
-        return (run.workdir / FAILURE).read_text().partition("\n")[0]
+        return (run.workdir / FAILURE).read_text(errors="replace").partition("\n")[0]
     except FileNotFoundError:
         return None
 
@@ -304,7 +304,16 @@ def _write_out_of_fold(
 
 
 def _results(run: PlannedRun) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run.workdir / "results.json").read_text())
+    path = run.workdir / "results.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(content["parts"], dict):
+            raise ValueError("parts")
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); python -m jaxbusi.main --mode=evaluate --workdir "
+            f"{run.workdir} writes it anew"
+        ) from error
     return content
 
 

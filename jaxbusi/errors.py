@@ -5,13 +5,32 @@ import signal
 import sys
 from typing import NoReturn
 
+_LONGEST = 10_000
+
 
 class UserError(Exception):
     """Bad input or settings.
 
     The message is one line that says what is wrong, with which file or key, and what to do.
     Commands print it without a traceback and exit with status 2; library callers may catch it.
+    What it quotes may come out of a hostile file: see `one_line`.
     """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Text as one line of at most 10,000 characters.
+
+    Line ends, and all that a terminal would obey in place of showing it, are shown as `repr` shows
+    them; of what is longer the middle is left out.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 1000]} … {text[-900:]}"
+    return text
 
 
 class Stopped(Exception):  # noqa: N818 - an order that was obeyed, not an error
@@ -29,7 +48,7 @@ class Stopped(Exception):  # noqa: N818 - an order that was obeyed, not an error
 
 def say(message: str) -> None:
     """Prints what ends a command, in one line."""
-    print(f"jaxbusi: {' '.join(message.split())}", file=sys.stderr)
+    print(f"jaxbusi: {one_line(' '.join(message.split()))}", file=sys.stderr)
 
 
 def fail(message: str) -> NoReturn:

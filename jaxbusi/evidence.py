@@ -14,7 +14,7 @@ import numpy as np
 from jaxbusi import atomic
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import pipeline, splits
-from jaxbusi.data.images import decode_image
+from jaxbusi.data.images import decode_image, read_file
 from jaxbusi.data.parts import Part, PartSet
 from jaxbusi.data.store import ImageStore
 from jaxbusi.evaluation import baselines, figures, present, report, results
@@ -119,7 +119,7 @@ def _seen(part: Part) -> baselines.Seen:
 
 def _load(store: ImageStore, name: str) -> np.ndarray:
     record = next(record for record in store.records if record.name == name)
-    return decode_image(record.image.read_bytes(), name)
+    return decode_image(read_file(record.image, name), name)
 
 
 def _first_batch(settings: Settings, part: Part) -> tuple[np.ndarray, np.ndarray]:

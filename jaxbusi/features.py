@@ -6,8 +6,6 @@ import hashlib
 import io
 import logging
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -199,14 +197,17 @@ class _Known:
 
     def _read(self) -> None:
         try:
-            with np.load(self._path, allow_pickle=False) as file:
+            # Opened here: np.load leaves open what it cannot read.
+            with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 columns = dict(file)
             keys = [row.tobytes() for row in columns.pop(_KEYS)]
-            if str(columns.pop(_FINGERPRINT)) == self._fingerprint:
+            of_these_weights = str(columns.pop(_FINGERPRINT)) == self._fingerprint
+            shapes = [np.shape(rows)[:1] for rows in columns.values()]  # none, of what is no array
+            if of_these_weights and all(shape == (len(keys),) for shape in shapes):
                 self._put(keys, columns)
                 return
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            pass
+        except Exception as error:  # damaged bytes make readers fail in every way
+            logging.debug("%s", error)
         logging.warning("%s is damaged or of other weights; it is computed again", self._path)
 
 

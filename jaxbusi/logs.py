@@ -99,21 +99,45 @@ def read_history(workdir: Path) -> list[Line]:
     """Returns the lines of metrics.jsonl; a last line that a crash cut short is left out.
 
     Raises:
-      UserError: another line is not JSON.
+      UserError: the file cannot be read; another line is not JSON; a line lacks the step, epoch or
+        part, or holds something else than numbers beside them.
     """
     path = workdir / "metrics.jsonl"
-    if not path.exists():
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
         return []
-    lines = path.read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
     history = []
     for number, text in enumerate(lines, 1):
         try:
-            history.append(json.loads(text))
-        except json.JSONDecodeError as error:
+            line = json.loads(text)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise UserError(f"{path} line {number} is not JSON; remove that line") from error
+        if not _is_line(line):
+            raise UserError(
+                f"{path} line {number} does not hold step, epoch, part and numbers; remove it"
+            )
+        history.append(line)
     return history
+
+
+def _is_line(line: Any) -> bool:
+    """Whether a JSON value is what `RunLog.write` writes."""
+    if not isinstance(line, dict) or {"step", "epoch", "part"} - line.keys():
+        return False
+    rest = [value for key, value in line.items() if key != "part"]
+    return (
+        isinstance(line["part"], str)
+        and line["part"] != ""
+        and type(line["step"]) is int
+        and 0 <= line["step"] < 2**63
+        and line["epoch"] is not None
+        and all(value is None or type(value) in (int, float) for value in rest)
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -6,6 +6,7 @@ and any object inside a tuple. What the program reads are these frozen dataclass
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -16,6 +17,9 @@ from jaxbusi.data.protocols import Protocol
 from jaxbusi.errors import UserError
 
 T = TypeVar("T")
+
+_LARGEST = 2**53
+"""No whole number is meant to reach it; up to here floats hold every one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +212,7 @@ def build(cls: type[T], config: Mapping[str, Any], path: str) -> T:
       UserError: a key is unknown or missing, or a value is of the wrong type or out of range.
     """
     if not isinstance(config, Mapping) and not hasattr(config, "items"):
-        raise UserError(f"{path} is {config!r}; it must hold settings by name")
+        raise UserError(f"{path} is {_shown(config)}; it must hold settings by name")
     hints = typing.get_type_hints(cls, include_extras=True)
     given = dict(config.items())
     for key in given:
@@ -227,28 +231,34 @@ def build(cls: type[T], config: Mapping[str, Any], path: str) -> T:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise UserError(f"{path} must be a number below {_LARGEST:g}")
+    if isinstance(value, float) and not math.isfinite(value):  # infinity is "above 0"
+        raise UserError(f"{path}={value} must be a finite number")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         value = _convert(arguments[0], value, path)
         if not arguments[1].holds(value):
-            raise UserError(f"{path}={value!r} must be {arguments[1].wanted}")
+            raise UserError(f"{path}={_shown(value)} must be {arguments[1].wanted}")
         return value
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, path)
     if origin is Literal:
         if value not in arguments:
-            raise UserError(f"{path}={value!r} is not one of {', '.join(map(repr, arguments))}")
+            raise UserError(
+                f"{path}={_shown(value)} is not one of {', '.join(map(repr, arguments))}"
+            )
         return value
     if origin is Mapping:
         if not hasattr(value, "items"):
-            raise UserError(f"{path}={value!r} must hold settings by name")
+            raise UserError(f"{path}={_shown(value)} must hold settings by name")
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
-            raise UserError(f"{path}={value!r} must be a tuple")
+            raise UserError(f"{path}={_shown(value)} must be a tuple")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
-            raise UserError(f"{path}={value!r} must hold {len(kinds)} values")
+            raise UserError(f"{path}={_shown(value)} must hold {len(kinds)} values")
         return tuple(
             _convert(kind, item, f"{path}[{i}]")
             for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
@@ -256,8 +266,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     # JSON and the command line write 30 for 30.0; the other way round would lose something.
     accepted: type | types.UnionType = int | float if hint is float else hint
     if not isinstance(value, accepted) or isinstance(value, bool) is not (hint is bool):
-        raise UserError(f"{path}={value!r} must be of type {hint.__name__}")
+        raise UserError(f"{path}={_shown(value)} must be of type {hint.__name__}")
     return float(value) if hint is float else value  # type: ignore[arg-type]
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits; lists in lists in lists
+        return f"a {type(value).__name__}"
 
 
 def _check_together(settings: Settings) -> None:

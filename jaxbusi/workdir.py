@@ -183,7 +183,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(
             f"{workdir} holds no run: config.json is missing; train one first"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it or train again") from error
     return content
 
@@ -194,9 +194,19 @@ def read_settings(workdir: Path) -> Settings:
 
 
 def read_origins(workdir: Path) -> dict[str, Origin]:
-    """Returns where the branches' first weights in a workdir come from, without random ones."""
+    """Returns where the branches' first weights in a workdir come from, without random ones.
+
+    Raises:
+      UserError: config.json is not one of ours.
+    """
     stored = read_config(workdir).get("origins", {})
-    return {branch: Origin.from_json(content) for branch, content in stored.items()}
+    try:
+        if not isinstance(stored, dict):
+            raise UserError(f"origins is {stored!r}")
+        return {branch: Origin.from_json(content) for branch, content in stored.items()}
+    except UserError as error:
+        path = workdir / "config.json"
+        raise UserError(f"{path} cannot be read ({error}); restore it or train again") from error
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:

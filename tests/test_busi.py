@@ -241,6 +241,46 @@ def test_damaged_or_foreign_prepared_folder(prepared: tuple[Path, Path], tmp_pat
         assert "\n" not in str(caught.value)
 
 
+def test_a_prepared_set_imports_nothing_and_leads_nowhere(
+    prepared: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """TensorFlow Datasets imports the modules that features.json names."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for file in prepared[1].rglob("1.0.0/*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    features, info = folder / "features.json", folder / "dataset_info.json"
+    whole = features.read_text(), info.read_text()
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    ours = "tensorflow_datasets.core.features.text_feature.Text"
+    assert ours in whole[0]
+    features.write_text(whole[0].replace(ours, "evil.Text"))
+    with pytest.raises(UserError, match=r"features.json is not that of this program"):
+        busi.read_records(folder)
+    assert "evil" not in sys.modules
+    features.write_text(whole[0])
+    shard = next(folder.glob("*array_record-*"))
+    shard.rename(tmp_path / shard.name)
+    info.write_text(whole[1].replace("{DATASET}-", "../{DATASET}-"))
+    with pytest.raises(UserError, match=r"leads out of it"):
+        busi.read_records(folder)
+    info.write_text(whole[1])
+    shard.symlink_to(f"../{shard.name}")
+    with pytest.raises(UserError, match=r"leads out of it"):
+        busi.read_records(folder)
+    shard.unlink()
+    (tmp_path / shard.name).rename(shard)
+    assert len(busi.read_records(folder)) == 5
+
+
+def test_a_root_that_no_file_system_takes_is_one_line():
+    for root, message in (("a" * 300, "File name too long"), ("a\0b", "does not exist")):
+        with pytest.raises(UserError, match=message) as caught:
+            busi.read_records(root)
+        assert str(caught.value).isprintable()
+
+
 def test_command_prepares_and_refuses(tmp_path: Path):
     root = write(tmp_path / "set", KAGGLE)
     project = Path(__file__).parents[1]

@@ -2,12 +2,13 @@
 
 import functools
 import re
+import zipfile
 
 import jax
 import numpy as np
 import pytest
 
-from jaxbusi import train
+from jaxbusi import features, train
 from jaxbusi.campaign import run_study
 from jaxbusi.data import pipeline
 from jaxbusi.errors import UserError
@@ -118,6 +119,29 @@ def test_features_that_are_damaged_or_of_other_weights_are_computed_again(
     assert train_and_evaluate(config, tmp_path / "parted") == whole
     assert f"{path} is damaged or of other weights; it is computed again" in caplog.text
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["no array", "other rows", "no archive", "empty"])
+def test_features_of_another_kind_are_as_good_as_none(tmp_path, damage, caplog):
+    path, keys = tmp_path / "features.npz", [b"0" * 16, b"1" * 16]
+    columns = {"vit": np.ones((2, 3), np.float32)}
+    features._Known(path, "x").add(keys, columns)
+    known = features._Known(path, "x")
+    np.testing.assert_array_equal(known.take(keys)["vit"], columns["vit"])
+    assert caplog.text == ""
+    if damage == "no array":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("resnet18", "x")
+    elif damage == "other rows":
+        with np.load(path) as file:
+            np.savez(path, **{**file, "vit": columns["vit"][:1]})
+    elif damage == "no archive":
+        with path.open("wb") as file:
+            np.save(file, columns["vit"])
+    else:
+        path.write_bytes(b"")
+    assert features._Known(path, "x").missing(keys).tolist() == [0, 1]
+    assert "is damaged or of other weights" in caplog.text
 
 
 @pytest.mark.usefixtures("counted")

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -118,9 +119,8 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
         (0, (2,), (-1,)),
         (-1, (2,), (1,)),
     ]:
-        tensor = pickles._Tensor("0", np.dtype(np.float32), offset, shape, strides)
-        with pytest.raises(ValueError, match="beyond its storage"):
-            tensor.array(bytes(4 * 28))
+        with pytest.raises(ValueError, match=r"beyond its storage|offset, shape, strides"):
+            pickles.Tensor("0", np.dtype(np.float32), offset, shape, strides).array(bytes(4 * 28))
 
 
 # --- files that are wrong ------------------------------------------------------------------------
@@ -259,6 +259,77 @@ def test_a_converted_file_is_checked_too(tmp_path):
     save_file(arrays, path, {"jaxbusi": "null"})
     with pytest.raises(UserError, match=r"converted by another version"):
         read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"origin.mean": "abc"}, "converted by another version"),
+        ({"origin.dropped": None}, "converted by another version"),
+        ({"origin.crop": 10**400}, "converted by another version"),
+        ({"params/norm/bias": np.zeros(32, np.float16)}, "norm/bias float16 is not of a branch"),
+        ({"x/norm/bias": np.zeros(32, np.float32)}, "x/norm/bias float32 is not of a branch"),
+        ({"params/norm": np.zeros(32, np.float32)}, "is no converted file"),
+        ({"params/norm/bias/x": np.zeros(32, np.float32)}, "is no converted file"),
+        (
+            {"params/position_embedding": np.zeros((2, 5, 32), np.float32)},
+            "are not \\[1, positions",
+        ),
+        ({"params/patch_embedding/kernel": None}, "lacks parts of a transformer"),
+    ],
+)
+def test_a_converted_file_that_was_changed(change, message, tmp_path):
+    path = tmp_path / "converted.safetensors"
+    write_weights(path, read_weights(saved(vit(), tmp_path)))
+    with safe_open(path, "numpy") as file:
+        origin = json.loads(file.metadata()["jaxbusi"])
+    arrays = load_file(path)
+    for name, value in change.items():
+        if name.startswith("origin."):
+            origin[name.removeprefix("origin.")] = value
+        elif value is None:
+            del arrays[name]
+        else:
+            arrays[name] = value
+    save_file(arrays, path, {"jaxbusi": json.dumps(origin)})
+    with pytest.raises(UserError, match=message) as caught:
+        load_branch(str(path), "vit", vit="B16", image_size=224)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        (
+            "pos_embed",
+            np.zeros(32, np.float32),
+            r"position embeddings \[32\] are not \[1, positions",
+        ),
+        ("pos_embed", np.zeros((1, 0, 32), np.float32), "are not \\[1, positions"),
+        ("pos_embed", None, r"missing 1 \(pos_embed\)"),
+        ("norm.bias", np.zeros(32, np.complex64), "norm.bias holds complex64 in place of numbers"),
+        ("norm.bias", np.zeros(32, "M8[s]"), "norm.bias holds datetime64.* in place of numbers"),
+        ("norm.bias", np.zeros(32, [("a", "f4")]), "norm.bias holds .* in place of numbers"),
+        ("norm.bias", np.full(32, 1e300), "norm.bias holds NaN or infinite numbers"),
+    ],
+)
+def test_arrays_that_no_checkpoint_has(name, array, message, tmp_path):
+    state = vit(class_token=True)
+    state.pop(name) if array is None else state.update({name: array})
+    path = tmp_path / "weights.npz"
+    np.savez(path, allow_pickle=False, **state)
+    with pytest.raises(UserError, match=message):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, "3", "\0", "{}",
+     '{"image_mean": [%s, 0, 0], "image_std": [1, 1, 1]}' % ("9" * 400), "x" * 2**21],
+)  # fmt: skip
+def test_what_lies_beside_the_weights_may_be_anything(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    assert read_weights(saved(vit(), tmp_path)).origin.stated == "assumed"
 
 
 def test_the_command(tmp_path):

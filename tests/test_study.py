@@ -310,6 +310,17 @@ def test_predictions_that_lack_rows_are_not_summed(finished, tmp_path):
         run_study(config, copy)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"parts": 3}', "[" * 100_000, "\0"])
+def test_results_that_cannot_be_read_are_named(finished, tmp_path, content):
+    folder, _ = finished
+    copy = tmp_path / "study"
+    shutil.copytree(folder, copy)
+    (copy / "slow" / "seed1" / "results.json").write_text(content)
+    config = json.loads((copy / "study.json").read_text())["config"]
+    with pytest.raises(UserError, match=r"seed1/results\.json cannot be read .*=evaluate"):
+        run_study(config, copy)
+
+
 @pytest.mark.usefixtures("tiny_model")
 def test_folds_test_every_image_once(tmp_path, phantoms):
     config = make_study(

@@ -7,15 +7,19 @@ badly. It is written by TensorFlow Datasets, which needs no TensorFlow for array
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
-from jaxbusi.data.folders import HOW_TO_GET_BUSI, find_records, natural_key
+from jaxbusi.data.folders import HOW_TO_GET_BUSI, UNPRINTABLE, find_records, natural_key
+from jaxbusi.data.images import read_file
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.data.tables import read_table
 from jaxbusi.errors import UserError
@@ -23,6 +27,7 @@ from jaxbusi.errors import UserError
 PUBLISHED_COUNTS: tuple[int, ...] = (437, 210, 133)
 """Images per class of the published BUSI, in the order of `CLASSES`."""
 
+_LONGEST_FEATURES = 2**16  # Bytes of features.json; ours has 1,600.
 _SPLIT = "train"  # TensorFlow Datasets wants a name; the set has no split of its own.
 
 
@@ -34,6 +39,12 @@ def read_records(
     A prepared set may be given as the folder with `dataset_info.json`, or as the folder that
     `prepare` was told to write to; a table is told by its name, which ends in `.csv`.
     """
+    try:
+        Path(root).stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        pass  # Said below, with what to do.
+    except OSError as error:
+        raise UserError(f"{key}={root} cannot be looked at ({error.strerror})") from error
     prepared = Path(root) / Busi.name / str(Busi.VERSION)
     for directory in (Path(root), prepared):
         if (directory / "dataset_info.json").is_file():
@@ -121,8 +132,8 @@ def read_prepared(
     try:
         records = [
             Record(
-                name=entry["name"].decode(),
-                label=entry["label"],
+                name=_checked_name(entry["name"].decode()),
+                label=range(len(CLASSES))[entry["label"]],
                 image=_Field(entries, row, None),
                 masks=tuple(_Field(entries, row, mask) for mask in range(len(entry["masks"]))),
             )
@@ -134,12 +145,32 @@ def read_prepared(
             f"{key}: {directory} is no intact prepared set ({type(error).__name__}: {reason}); "
             "delete it and write it again with scripts/prepare_tfds.py"
         ) from error
+    if len({record.name for record in records}) < len(records):
+        raise UserError(f"{key}: {directory} holds two images of one name; prepare it again")
     missing = set(range(len(CLASSES))) - {record.label for record in records}
     if missing and require_all:
         names = ", ".join(CLASSES[label] for label in sorted(missing))
         raise UserError(f"{key}: {directory} has no image of class {names}; prepare a whole set")
     _log_counts(records, directory)
     return sorted(records, key=lambda record: (record.label, *natural_key(record.name)))
+
+
+def _features() -> tfds.features.FeaturesDict:
+    encoded = functools.partial(tfds.features.Tensor, shape=(), dtype=np.object_)
+    return tfds.features.FeaturesDict(
+        {
+            "image": encoded(doc="The encoded image file."),
+            "masks": tfds.features.Sequence(encoded(doc="An encoded mask file.")),
+            "name": tfds.features.Text(doc="Path of the image in the set."),
+            "label": tfds.features.ClassLabel(names=list(CLASSES)),
+        }
+    )
+
+
+def _checked_name(name: str) -> str:
+    if UNPRINTABLE.search(name):
+        raise ValueError(f"it holds an image of the name {name!r}")
+    return name
 
 
 class Busi(tfds.core.GeneratorBasedBuilder):
@@ -161,18 +192,10 @@ class Busi(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        encoded = functools.partial(tfds.features.Tensor, shape=(), dtype=np.object_)
         return tfds.core.DatasetInfo(
             builder=self,
             description="Breast ultrasound images: benign, malignant, normal, with lesion masks.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": encoded(doc="The encoded image file."),
-                    "masks": tfds.features.Sequence(encoded(doc="An encoded mask file.")),
-                    "name": tfds.features.Text(doc="Path of the image in the set."),
-                    "label": tfds.features.ClassLabel(names=list(CLASSES)),
-                }
-            ),
+            features=_features(),
             homepage="https://doi.org/10.1016/j.dib.2019.104863",
             citation="Al-Dhabyani et al., Dataset of breast ultrasound images, "
             "Data in Brief 28:104863, 2020",
@@ -189,8 +212,8 @@ class Busi(tfds.core.GeneratorBasedBuilder):
             yield (
                 row,
                 {
-                    "image": record.image.read_bytes(),
-                    "masks": [mask.read_bytes() for mask in record.masks],
+                    "image": read_file(record.image, record.name),
+                    "masks": [read_file(mask, record.name) for mask in record.masks],
                     "name": record.name,
                     "label": record.label,
                 },
@@ -208,7 +231,9 @@ class _Entries:
 
     @functools.cached_property
     def _source(self) -> Any:
-        builder = tfds.builder_from_directory(self._directory)
+        _check_features(Path(self._directory))
+        builder = tfds.builder_from_directory(self._directory, file_format="array_record")
+        _check_files(Path(self._directory), builder.info.splits[_SPLIT].filepaths)
         if tuple(builder.info.features["label"].names) != CLASSES:
             raise ValueError(f"its classes are {builder.info.features['label'].names}")
         return builder.as_data_source(split=_SPLIT)
@@ -218,6 +243,21 @@ class _Entries:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self._source[row]
+
+
+def _check_features(directory: Path) -> None:
+    """Refuses features that are not ours: their file names classes, which would be imported."""
+    with (directory / "features.json").open("rb") as file:
+        found = json.loads(file.read(_LONGEST_FEATURES))
+    if found != json_format.MessageToDict(_features().to_proto()):
+        raise ValueError("features.json is not that of this program")
+
+
+def _check_files(directory: Path, paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuses files outside the folder, where dataset_info.json or a link may point."""
+    for path in paths:
+        if not Path(path).resolve().is_relative_to(directory.resolve()):
+            raise ValueError(f"{path} leads out of it")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxbusi.data import overlays
-from jaxbusi.data.images import ImageError, decode_image
+from jaxbusi.data.images import ImageError, decode_image, read_file
 from jaxbusi.data.overlays import Overlay
 from jaxbusi.data.records import Record
 from jaxbusi.data.store import usable_cores
@@ -129,11 +129,6 @@ def in_threads(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
 
 def _read(record: Record) -> Fingerprint | ImageError:
     try:
-        data = record.image.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error}); check the file and its permissions"
-        return ImageError(record.name, reason)
-    try:
-        return take_fingerprint(decode_image(data, record.name))
+        return take_fingerprint(decode_image(read_file(record.image, record.name), record.name))
     except ImageError as error:
         return error

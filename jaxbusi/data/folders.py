@@ -1,6 +1,7 @@
 """Which files under a folder are images, of which class, and which are their lesion masks."""
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -18,6 +19,9 @@ HOW_TO_GET_BUSI = (
     "BUSI is Dataset_BUSI_with_GT by Al-Dhabyani et al. 2020, e.g. on Kaggle; "
     "to try without it: python -m jaxbusi.main --config configs/demo.py --workdir runs/demo"
 )
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Line ends and controls, which no table or terminal shows as they are, and bytes not in UTF-8."""
 
 _IMAGE_FOLDERS = frozenset({"images", "image"})
 _MASK_FOLDERS = frozenset({"masks", "mask"})
@@ -43,6 +47,11 @@ def find_records(root: Path, *, require_all: bool, key: str) -> list[Record]:
     `_mask_<number>`, or that lies in a folder `masks`; `masks` and `images` also go as singular.
     It belongs to the image of the same class, sub-folder and stem. Hidden files are passed over.
 
+    Symbolic links: `root`, and the folders down to the class folders, may be links to anywhere, and
+    the log warns of those that lead out of `root`. Below a class folder nothing may: a file that is
+    a link has to lead to one below its class folder or `root`, as a set that was downloaded must
+    not bring private files into a report. Links to folders are not followed there, with a warning.
+
     Args:
       root: the folder.
       require_all: whether a class without a folder is an error.
@@ -54,15 +63,16 @@ def find_records(root: Path, *, require_all: bool, key: str) -> list[Record]:
 
     Raises:
       UserError: no such folder, nothing in it, no folder of a class, a class folder without
-        images, a mask that fits two images.
+        images, a mask that fits two images, a file that is a link out of the set.
     """
     base = _find_base(root, key)
     folders = _class_folders(base)
     _check_classes(base, folders, require_all, key)
+    _warn_of_linked(root, folders)
     images: dict[_Place, list[Path]] = collections.defaultdict(list)
     masks: dict[_Place, list[Path]] = collections.defaultdict(list)
     for folder in folders:
-        for path in _image_files(folder.path):
+        for path in _image_files(folder.path, root, key):
             is_mask, place, stem = _classify(path.relative_to(folder.path), folder.only_masks)
             (masks if is_mask else images)[folder.label, place, stem].append(path)
     _check_pairs(base, images, masks, key)
@@ -83,7 +93,11 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 def _find_base(root: Path, key: str) -> Path:
     """The folder that holds the class folders: `root`, or the one folder in it that does."""
-    if not root.exists():
+    try:
+        exists = root.exists()
+    except OSError as error:  # a name too long, a folder without permission
+        _refuse(error)
+    if not exists:
         raise UserError(f"{key}: the folder {root} does not exist; {HOW_TO_GET_BUSI}")
     if not root.is_dir():
         raise UserError(f"{key}: {root} is a file; unpack it and give the folder, or a .csv file")
@@ -92,7 +106,7 @@ def _find_base(root: Path, key: str) -> Path:
         raise UserError(f"{key}: the folder {root} is empty; {HOW_TO_GET_BUSI}")
     if _class_folders(root):
         return root
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = _folders(root)
     inner = [
         folder
         for folder in folders
@@ -188,12 +202,48 @@ def _classify(relative: Path, only_masks: bool) -> tuple[bool, tuple[str, ...], 
     return is_mask, place, stem
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
-    for parent, inner, names in os.walk(folder, onerror=_refuse):
-        inner[:] = [name for name in inner if _is_visible(name)]
-        for name in names:
-            if _is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES):
-                yield Path(parent, name)
+def _image_files(folder: Path, root: Path, key: str) -> Iterator[Path]:
+    waiting = [folder]
+    while waiting:
+        with _scan(waiting.pop()) as entries:
+            for entry in entries:
+                if not _is_visible(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    if entry.is_symlink():
+                        _check_link(Path(entry.path), (folder, root), key)
+                    yield Path(entry.path)
+                elif entry.is_symlink() and Path(entry.path).is_dir():
+                    logging.warning("%r is a link to a folder and not followed", entry.path)
+
+
+def _scan(folder: Path) -> "contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]":
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        _refuse(error)
+
+
+def _check_link(link: Path, inside: Iterable[Path], key: str) -> None:
+    """Refuses a file that is a link to one outside all of these folders."""
+    try:
+        target = link.resolve()
+    except (OSError, RuntimeError):  # it leads to itself; that it cannot be read is said later
+        return
+    if not any(target.is_relative_to(folder.resolve()) for folder in inside):
+        raise UserError(
+            f"{key}: {link} is a link that leads out of the set, to {target}; put the file itself "
+            "there, or link its whole class folder"
+        )
+
+
+def _warn_of_linked(root: Path, folders: list[_ClassFolder]) -> None:
+    for folder in folders:
+        target = folder.path.resolve()
+        if not target.is_relative_to(root.resolve()):
+            logging.warning("%s is a link out of %s, to %s", folder.path, root, target)
 
 
 def _is_visible(name: str) -> bool:
@@ -209,7 +259,10 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [entry for entry in _visible(folder) if entry.is_dir()]
+    try:
+        return [entry for entry in _visible(folder) if entry.is_dir()]
+    except OSError as error:  # a link to where one may not look
+        _refuse(error)
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -224,7 +277,7 @@ def _sorted(paths: Iterable[Path]) -> list[Path]:
 
 def _name(path: Path, base: Path, key: str) -> str:
     name = path.relative_to(base).as_posix()
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):  # Also bytes that are not UTF-8.
+    if UNPRINTABLE.search(name):
         raise UserError(f"{key}: the file name {name!r} cannot be written in a table; rename it")
     return name
 

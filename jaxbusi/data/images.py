@@ -1,14 +1,18 @@
 """One encoded image file to uint8 RGB, one mask file to bool, or an error that names the file."""
 
 import io
+import math
 import re
+import stat
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from jaxbusi.errors import UserError
+from jaxbusi.data.records import Blob
+from jaxbusi.errors import UserError, one_line
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """File name endings that are read as images; compared in lower case."""
@@ -19,7 +23,21 @@ MAX_PIXELS = 64_000_000
 A file of a few kilobytes can claim gigabytes of pixels; it is refused before it is decoded.
 """
 
+MAX_BYTES = 256 * 2**20
+"""Largest image file accepted: `MAX_PIXELS` of RGB and transparency, uncompressed."""
+
+MAX_RUN_LENGTH_PIXELS = 4_000_000
+"""Largest BMP accepted that is stored as run lengths, in pixels: Pillow decodes it in Python."""
+
+MAX_TILE_PIXELS = 16_000_000
+"""Largest tile of a TIFF accepted: one tile is held whole, however small the image."""
+
+MAX_SCANNED_PIXELS = 40 * MAX_PIXELS
+"""Most pixels times scans of a JPEG: each scan, of a hundred bytes, may pass over all pixels."""
+
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_RUN_LENGTHS = (1, 2)  # BI_RLE8, BI_RLE4
+_TILE_SIDES = (322, 323)  # TileWidth, TileLength
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -34,10 +52,35 @@ class ImageError(UserError):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name = name
-        self.reason = reason
+        self.reason = one_line(reason)
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return type(self), (self.name, self.reason)  # Survives the way back from a worker process.
+
+
+def read_file(blob: Blob, name: str) -> bytes:
+    """Reads an encoded image.
+
+    Args:
+      blob: where it is.
+      name: what to call it in an error.
+
+    Raises:
+      ImageError: it cannot be read, is no regular file (a pipe would never end), or is larger than
+        `MAX_BYTES`.
+    """
+    try:
+        if isinstance(blob, Path):
+            about = blob.stat()
+            if not stat.S_ISREG(about.st_mode):
+                raise ImageError(name, "is no regular file; put the image itself there")
+            if about.st_size > MAX_BYTES:
+                reason = f"is larger than the {MAX_BYTES >> 20} MiB that are accepted"
+                raise ImageError(name, f"{reason}; scale it down or save it as PNG")
+        return blob.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error}); check the file and its permissions"
+        raise ImageError(name, reason) from error
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -148,10 +191,13 @@ def _open(data: bytes, name: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as probe:
             if probe.width * probe.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            _check_effort(probe, data, name)
             probe.verify()  # Check sums of PNG chunks; 40 µs.
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
         reason = f"has more than the {MAX_PIXELS:,} pixels that are accepted; scale it down"
         raise ImageError(name, reason) from None
@@ -164,6 +210,26 @@ def _open(data: bytes, name: str) -> Image.Image:
         reason = "holds floating-point pixels of unknown range; save it with 8 or 16 bits"
         raise ImageError(name, reason)
     return image
+
+
+def _check_effort(probe: Image.Image, data: bytes, name: str) -> None:
+    """Refuses what is small and takes minutes to decode."""
+    pixels, compression = probe.width * probe.height, probe.info.get("compression")
+    if probe.format == "BMP" and compression in _RUN_LENGTHS and pixels > MAX_RUN_LENGTH_PIXELS:
+        reason = f"is a BMP of run lengths with more than {MAX_RUN_LENGTH_PIXELS:,} pixels"
+        raise ImageError(name, f"{reason}; save it as PNG")
+    if isinstance(probe, TiffImagePlugin.TiffImageFile):
+        sides = [probe.tag_v2.get(tag) for tag in _TILE_SIDES]
+        # What is no whole number, Pillow refuses.
+        if math.prod(side for side in sides if isinstance(side, int)) > MAX_TILE_PIXELS:
+            reason = f"is a TIFF of tiles of more than {MAX_TILE_PIXELS:,} pixels"
+            raise ImageError(name, f"{reason}; save it as PNG")
+    if probe.format in ("JPEG", "MPO") or compression == "jpeg":
+        scans = data.count(b"\xff\xda")  # Occurs nowhere else in a JPEG's pixels.
+        if scans * pixels > MAX_SCANNED_PIXELS:
+            most = MAX_SCANNED_PIXELS // pixels
+            reason = f"is a JPEG of {scans} scans, at its size at most {most} are accepted"
+            raise ImageError(name, f"{reason}; save it as PNG")
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

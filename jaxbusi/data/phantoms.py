@@ -114,7 +114,7 @@ def _is_whole(directory: Path, manifest: dict[str, Any]) -> bool:
         return False
     try:
         found = json.loads((directory / _MANIFEST).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found = None
     if found != manifest:
         raise UserError(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from jaxbusi.data.csv_files import open_csv
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 
@@ -203,12 +204,12 @@ def read_rows(path: Path) -> list[SplitRow]:
         listed twice in a part.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
+        with open_csv(path, encoding="utf-8-sig") as reader:
+            lines = list(reader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the split.csv of a run") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read as CSV ({reason})") from error
     if not lines or tuple(lines[0]) != _COLUMNS:
         found = ",".join(lines[0]) if lines else "an empty file"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from jaxbusi.data.images import ImageError, decode_image, resize
+from jaxbusi.data.images import ImageError, decode_image, read_file, resize
 from jaxbusi.data.records import Record
 from jaxbusi.errors import UserError
 
@@ -119,7 +119,7 @@ class ImageStore:
 
     def _again(self, row: int) -> np.ndarray:
         record = self.records[row]
-        data = _read(record)
+        data = read_file(record.image, record.name)
         if hashlib.sha256(data).hexdigest() != self.sha256[row]:
             raise UserError(
                 f"{record.name}: the file changed while it was in use; start again, and leave the "
@@ -144,7 +144,7 @@ class ImageStore:
 
         def load(record: Record) -> _Loaded | ImageError:
             try:
-                data = _read(record)
+                data = read_file(record.image, record.name)
                 image = _decode(data, record.name)
             except ImageError as error:
                 return error
@@ -209,14 +209,6 @@ def _watched(results: Iterable[_T], total: int, progress: bool) -> Iterator[_T]:
             if bar.disable and time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                 reported = time.monotonic()
                 logging.info("%d of %d images read", number, total)
-
-
-def _read(record: Record) -> bytes:
-    try:
-        return record.image.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error}); check the file and its permissions"
-        raise ImageError(record.name, reason) from error
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:

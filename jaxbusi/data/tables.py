@@ -3,11 +3,11 @@
 import csv
 import dataclasses
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from jaxbusi.data.folders import natural_key
+from jaxbusi.data.csv_files import open_csv
+from jaxbusi.data.folders import UNPRINTABLE, natural_key
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 
@@ -39,8 +39,7 @@ def read_csv(path: str | Path, columns: Sequence[str], *, where: str) -> Table:
       UserError: the file cannot be read, names a column twice, or has a line that is too long.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+        with open_csv(path, encoding="utf-8-sig") as reader:
             header = [name.strip().lower() for name in next(reader, [])]
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -113,7 +112,7 @@ def read_table(
 def _name(text: str, at: str) -> str:
     if not text:
         raise UserError(f"{at} names no image; fill in its path or remove the line")
-    if re.search(r"[\x00-\x1f\x7f]", text):
+    if UNPRINTABLE.search(text):
         raise UserError(f"{at}: the file name {text!r} cannot be written in a table; rename it")
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute():
         raise UserError(

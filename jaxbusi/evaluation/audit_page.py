@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxbusi.data.fingerprints import in_threads
-from jaxbusi.data.images import ImageError, decode_image
+from jaxbusi.data.images import ImageError, decode_image, read_file
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation import page
@@ -130,8 +130,8 @@ def _thumbnails(
 
 def _thumbnail(record: Record) -> dict[str, Any]:
     try:
-        image = decode_image(record.image.read_bytes(), record.name)
-    except (OSError, ImageError) as error:
+        image = decode_image(read_file(record.image, record.name), record.name)
+    except ImageError as error:
         raise UserError(
             f"{record.name}: the file changed while it was in use ({error}); start again"
         ) from error

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from jaxbusi import atomic
+from jaxbusi.data.csv_files import open_csv
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 
@@ -175,9 +177,8 @@ class Predictions:
         """
         columns: list[tuple[str, int, int, list[float]]] = []
         try:
-            with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                reader = csv.reader(file, strict=True)
-                header = next(reader, [])
+            with open_csv(path, encoding="utf-8", errors="surrogateescape") as reader:
+                header: list[str] = next(reader, [])
                 if tuple(header) != COLUMNS:
                     raise UserError(f"{path}: line 1: the columns must be {','.join(COLUMNS)}")
                 for cells in reader:
@@ -202,7 +203,7 @@ def _parse(cells: list[str], where: str) -> tuple[str, int, int, list[float]]:
     image, copy, label, *numbers = cells
     if not image:
         raise UserError(f"{where}: the image has no name")
-    if not (copy.isascii() and copy.isdigit()):
+    if not re.fullmatch("[0-9]{1,9}", copy):
         raise UserError(f"{where}: copy {copy!r} is not a whole number from 0 on")
     if label not in CLASSES:
         raise UserError(f"{where}: label {label!r} is none of {', '.join(CLASSES)}")

@@ -1,5 +1,6 @@
 """study.md and study.html: the arms of a study in one table, as the paper's Table 4 has them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
             blocks.append(f"| {row['words']} | {' | '.join(row['cells'])} |")
         blocks.append("")
     for run in _failed(study):
-        blocks.append(f"* {run['workdir']} failed: {run['error']}")
+        blocks.append(f"* {run['workdir']} failed: {_literal(run['error'])}")
     atomic.write_bytes(path, ("\n".join(blocks).rstrip() + "\n").encode())
 
 
@@ -158,6 +159,11 @@ def write_page(
         changes=list(page.flat(study["config"]["study"]["changes"])),
         environment=list(page.flat({key: study[key] for key in ("versions", "devices")})),
     )
+
+
+def _literal(text: str) -> str:
+    """Text of which nothing is Markdown or HTML: an error may quote the name of any file."""
+    return re.sub(r"([\\`*_\[\]<>|&~#!])", r"\\\1", text)
 
 
 def _short(study: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,15 +23,13 @@ _RENAMED = (
 
 
 def plain_names(state: State) -> dict[str, np.ndarray]:
-    """Returns the checkpoint under big_vision's names, without an optimizer's state.
+    """Returns the checkpoint under big_vision's names.
 
     A class token that has no position of its own (big_vision adds the positions first) gets zeros
     for one.
     """
     plain = {}
     for name, array in state.items():
-        if re.match(r"(opt|opt_state|extra)/", name):
-            continue
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
         plain[name] = array

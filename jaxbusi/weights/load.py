@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from jaxbusi import atomic
 from jaxbusi.errors import UserError
 from jaxbusi.models.fusion import Channels, vit_size
 from jaxbusi.models.vit import ViTSize
+from jaxbusi.settings import build
 from jaxbusi.weights.files import read_tensors
 from jaxbusi.weights.mapping import Tree
 from jaxbusi.weights.positions import resize_positions
-from jaxbusi.weights.recognise import check_finite, check_statistics, recognise
+from jaxbusi.weights.recognise import (
+    check_finite,
+    check_positions,
+    check_statistics,
+    recognise,
+)
 
 _KEY = "jaxbusi"
 """Of the metadata of a converted file."""
@@ -56,12 +63,12 @@ class Origin:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Origin":
-        """Reads what `dataclasses.asdict` and JSON made of one."""
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in content.items()
-        }
-        return cls(**values)
+        """Reads what `dataclasses.asdict` and JSON made of one.
+
+        Raises:
+          UserError: it is something else.
+        """
+        return build(cls, content, "origin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +91,13 @@ def read_weights(path: str | Path) -> BranchWeights:
     if _KEY in tensors.metadata:
         try:
             origin = Origin.from_json(json.loads(tensors.metadata[_KEY]))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, UserError) as error:
             raise UserError(
                 f"{path} was converted by another version; convert the public file again"
             ) from error
         check_finite(path, tensors.arrays)
         check_statistics(origin.mean, origin.std, f"{path}:")
-        return BranchWeights(traverse_util.unflatten_dict(tensors.arrays, sep="/"), origin)
+        return BranchWeights(_nested(tensors.arrays, path), origin)
     found = recognise(path, tensors)
     variables = found.converted.variables
     params = variables["params"]
@@ -109,6 +116,30 @@ def read_weights(path: str | Path) -> BranchWeights:
         dropped=found.converted.dropped,
     )
     return BranchWeights(variables, origin)
+
+
+def _nested(arrays: Mapping[str, np.ndarray], path: Path) -> Tree:
+    """The arrays of a converted file as variables.
+
+    Raises:
+      UserError: they are not float32, have names that no branch has, or positions of no grid.
+    """
+    tree: Tree = {"params": {}}
+    try:
+        for name, array in arrays.items():
+            *folders, last = name.split("/")
+            if array.dtype != np.float32 or folders[:1] not in (["params"], ["batch_stats"]):
+                raise UserError(f"{name} {array.dtype} is not of a branch")
+            node = tree
+            for folder in folders:
+                node = node.setdefault(folder, {})
+            if not isinstance(node, dict) or last in node:
+                raise UserError(f"{name} is an array and holds others")
+            node[last] = array
+        check_positions(tree)
+    except (UserError, AttributeError) as error:
+        raise UserError(f"{path} is no converted file ({error}); convert the public one") from error
+    return tree
 
 
 def write_weights(path: Path, weights: BranchWeights) -> None:
@@ -177,15 +208,21 @@ def _at_size(weights: BranchWeights, grid: int) -> BranchWeights:
 
 
 def _check_geometry(params: Tree, size: ViTSize, what: str, name: str) -> None:
-    kernel = params["patch_embedding"]["kernel"]
-    found = {
-        "patch": kernel.shape[0],
-        "width": kernel.shape[-1],
-        "depth": sum(key.startswith("layer_") for key in params),
-        "mlp": params["layer_0"]["fc1"]["kernel"].shape[-1],
-    }
+    try:
+        kernel = params["patch_embedding"]["kernel"]
+        found = {
+            "patch": kernel.shape[0],
+            "width": kernel.shape[-1],
+            "depth": sum(key.startswith("layer_") for key in params),
+            "mlp": params["layer_0"]["fc1"]["kernel"].shape[-1],
+        }
+        found_positions = params["position_embedding"].shape[2]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{what} lacks parts of a transformer; fetch or convert it again"
+        ) from error
     wanted = {key: getattr(size, key) for key in found}
-    if found != wanted:
+    if found != wanted or found_positions != size.width:
         raise UserError(
             f"{what} is a transformer of {_in_words(found)}; config.model.vit={name!r} has "
             f"{_in_words(wanted)}: set the size that belongs to the file"

@@ -129,7 +129,7 @@ def _laid_out(entry: Entry, state: State) -> np.ndarray:
     sources = [np.asarray(state[name]) for name in entry.sources]
     try:
         return np.ascontiguousarray(entry.layout(*sources), np.float32)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         found = ", ".join(
             f"{name} {array.dtype}{list(array.shape)}"
             for name, array in zip(entry.sources, sources, strict=True)

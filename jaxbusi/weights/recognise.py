@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from jaxbusi.errors import UserError
 from jaxbusi.models.fusion import IMAGENET_MEAN, IMAGENET_STD, Channels
 from jaxbusi.weights import google, huggingface, timm, torchvision
 from jaxbusi.weights.files import Tensors
-from jaxbusi.weights.mapping import Converted, State
+from jaxbusi.weights.mapping import Converted, State, Tree
 
+_LONGEST_BESIDE = 2**20  # Bytes; Hugging Face's are of one or two thousand.
 _HALF: Channels = (0.5, 0.5, 0.5)
 
 
@@ -150,11 +152,12 @@ def recognise(path: Path, tensors: Tensors) -> Recognised:
         state = format_.plain_names(tensors.arrays)
         if not all(name in state for name in format_.telling):
             continue
+        check_finite(path, state)
         try:
             converted = format_.convert(state)
+            check_positions(converted.variables)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        check_finite(path, state)
         statistics = format_.statistics(tensors)
         if statistics.stated == "assumed":
             statistics = _beside(path, format_.beside) or statistics
@@ -187,10 +190,32 @@ def check_finite(path: Path, arrays: State) -> None:
       UserError: names the first array that holds one that is not finite, or none at all.
     """
     for name, array in arrays.items():
-        if array.dtype.kind in "SUO":
+        if array.dtype.kind not in "fiub" and array.dtype != ml_dtypes.bfloat16:
             raise UserError(f"{path}: {name} holds {array.dtype} in place of numbers")
-        if array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float32)).all():
-            raise UserError(f"{path}: {name} holds NaN or infinite numbers; fetch the file again")
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is named
+            if array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float32)).all():
+                raise UserError(
+                    f"{path}: {name} holds NaN or infinite numbers; fetch the file again"
+                )
+
+
+def check_positions(variables: Tree) -> None:
+    """Checks the position embeddings of a transformer, where there are any: f32[1, T, width].
+
+    Raises:
+      UserError: they have another shape, or no position besides that of the class token.
+    """
+    params = variables["params"]
+    if (positions := params.get("position_embedding")) is None:
+        return
+    if (
+        positions.ndim != 3
+        or len(positions) != 1
+        or positions.shape[1] <= ("class_token" in params)
+    ):
+        raise UserError(
+            f"its position embeddings {list(positions.shape)} are not [1, positions, width]"
+        )
 
 
 def check_statistics(mean: Channels, std: Channels, where: str) -> None:
@@ -209,8 +234,11 @@ def check_statistics(mean: Channels, std: Channels, where: str) -> None:
 def _beside(path: Path, name: str) -> Statistics | None:
     """The statistics in a file beside the weights, or None where there are none."""
     try:
-        found = _stated(json.loads((path.parent / name).read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        with (path.parent / name).open("rb") as file:
+            found = _stated(json.loads(file.read(_LONGEST_BESIDE)))
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError):
+        return None
+    except RecursionError:
         return None
     return dataclasses.replace(found, stated=name) if found else None
 

@@ -54,7 +54,9 @@ def vit_from_timm(state: State) -> Converted:
     Raises:
       UserError: names that are missing or unknown.
     """
-    if "cls_token" in state and is_square(state["pos_embed"].shape[1]):  # DeiT-III
+    positions = state.get("pos_embed")
+    has_grid = positions is not None and positions.ndim == 3 and is_square(positions.shape[1])
+    if "cls_token" in state and has_grid:  # DeiT-III
         state = {**state, "pos_embed": positions_with_token(state["pos_embed"])}
     layers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     entries = vit_entries(
