@@ -81,6 +81,21 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
 
 
+def is_visible(name: str) -> bool:
+    """False for hidden files, and for the side files of macOS (`._x.png`) and Synology."""
+    return not name.startswith((".", "@", "__MACOSX"))
+
+
+def is_mask(name: str) -> bool:
+    """Whether a file is a mask by its own name: it ends in `_mask` or `_mask_<number>`."""
+    return _MASK_STEM.fullmatch(os.path.splitext(name)[0]) is not None
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether all images in a folder of this name are masks."""
+    return name.lower() in _MASK_FOLDERS
+
+
 def _find_base(root: Path, key: str) -> Path:
     """The folder that holds the class folders: `root`, or the one folder in it that does."""
     if not root.exists():
@@ -190,20 +205,15 @@ def _classify(relative: Path, only_masks: bool) -> tuple[bool, tuple[str, ...], 
 
 def _image_files(folder: Path) -> Iterator[Path]:
     for parent, inner, names in os.walk(folder, onerror=_refuse):
-        inner[:] = [name for name in inner if _is_visible(name)]
+        inner[:] = [name for name in inner if is_visible(name)]
         for name in names:
-            if _is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES):
+            if is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES):
                 yield Path(parent, name)
-
-
-def _is_visible(name: str) -> bool:
-    """False for hidden files, and for the side files of macOS (`._x.png`) and Synology."""
-    return not name.startswith((".", "@", "__MACOSX"))
 
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in folder.iterdir() if _is_visible(entry.name))
+        return sorted(entry for entry in folder.iterdir() if is_visible(entry.name))
     except OSError as error:
         _refuse(error)
 
