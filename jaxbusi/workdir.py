@@ -1,6 +1,7 @@
 """config.json: what a run was, so that it can be gone on with, evaluated and repeated."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -141,6 +142,17 @@ def read_origins(workdir: Path) -> dict[str, Origin]:
     """Returns where the branches' first weights in a workdir come from, without random ones."""
     stored = read_config(workdir).get("origins", {})
     return {branch: Origin.from_json(content) for branch, content in stored.items()}
+
+
+def config_sha256(workdir: Path) -> str:
+    """Returns the hexadecimal sha256 of what decides a run's numbers: settings and origins.
+
+    Raises:
+      UserError: there is no config.json, or it cannot be read.
+    """
+    content = read_config(workdir)
+    decisive = {"config": _comparable(content["config"]), "origins": content.get("origins", {})}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
