@@ -3,7 +3,9 @@
 import importlib.util
 import os
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -69,6 +71,18 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run trains a model of a few hundred parameters."""
     monkeypatch.setattr(train, "build_model", lambda *_: TinyModel(dropout=0.3))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

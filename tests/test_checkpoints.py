@@ -1,10 +1,7 @@
 """Saving and restoring: exactly, in the background, across device counts, and on a full disk."""
 
-import contextlib
 import functools
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import jax
@@ -14,6 +11,7 @@ import pytest
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.errors import UserError
 from jaxbusi.state import make_mesh
+from tests.disks import fill
 from tests.test_steps import make_batch, place, setup
 
 
@@ -122,28 +120,6 @@ def test_another_model_is_refused_in_one_line(tmp_path, trained):
         checkpoints.restore_variables(like, 2)
     assert "\n" not in str(error.value)
     checkpoints.close()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a file system of 256 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Writes until the disk is full, and returns the file that fills it."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    assert shutil.disk_usage(folder).free == 0
-    return ballast
 
 
 # What orbax's threads leave behind when they fail is not ours to collect.
