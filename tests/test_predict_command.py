@@ -255,9 +255,11 @@ def test_another_list_model_or_size_is_refused(here, whole, run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bulk, "weights_sha256", lambda _: "0" * 64)
         refused(r"another model \(step 3, weights [0-9a-f]{12}…; now step 3, 000000000000…\)")
-    part = here / "part-00002.parquet"
-    part.write_bytes(whole["part-00003.parquet"])
-    refused(r"part-00002.parquet is of another list or model; delete it")
+    other, part = here.with_name("other"), here / "part-00002.parquet"
+    predict_files(Path("run"), ["phantoms/benign"], f"{other}/", part_rows=PART_ROWS)
+    for data in (whole["part-00003.parquet"], (other / "part-00001.parquet").read_bytes()):
+        part.write_bytes(data)
+        refused(r"part-00002.parquet is of another list or model; delete it")
     part.write_bytes(whole[part.name][:-30])
     refused(r"part-00002.parquet cannot be read \(.*\); delete it and run")
     (here / "_manifest.json").write_text("{")
@@ -290,10 +292,13 @@ def test_every_batch_has_one_shape(here, monkeypatch):
         return start(self, squares)
 
     monkeypatch.setattr(Predictor, "start", watch)
-    monkeypatch.setattr(bulk, "_BATCH", 4)
+    predicted(f"{here}/a/", part_rows=30, shard=Shard(1, 2))  # the last image alone
+    assert shapes == {(32, 16, 16, 3)}  # as large as for the part of 30
+    shapes.clear()
     in_parts(here)
+    monkeypatch.setattr(bulk, "_BATCH", 4)  # on each of two devices
     predicted(here / "p.csv")
-    assert shapes == {(8, 16, 16, 3)}  # two devices
+    assert shapes == {(8, 16, 16, 3)}
     shapes.clear()
     predict_files(Path("run"), [TORN], str(here / "one.csv"))
     assert shapes == {(2, 16, 16, 3)}  # no more than a few images need
