@@ -106,21 +106,19 @@ def predict_files(
         shard, os.environ, process=jax.process_index(), processes=jax.process_count()
     )
     _check_out(kind, given, out, part_rows, shard)
-    signals = StopSignals()
-    with signals.watch():
-        workdirs.read_config(workdir)  # what is no run is refused before a million files are listed
-        paths = inputs.find_inputs(given)
-        logging.info("%d images to predict", len(paths))
-        predictor, about = _load(workdir)
-        about |= {"images": len(paths), "images_sha256": inputs.digest(paths)}
-        if kind == "folder":
-            parts = Parts(Path(out), len(paths), part_rows or PART_ROWS, about)
-            return _predict_parts(_Batches(predictor, paths, parts.rows), parts, shard, signals)
-        target = _Target(Path(out), range(len(paths)))
-        again = "a single file is begun again by the same command; a folder (--out NAME/) goes on"
-        outcome = _predict(_Batches(predictor, paths), [target], about, signals, again)
-        atomic.write_json(f"{out}.json", {**about, "failed": outcome.failed})
-        return outcome
+    workdirs.read_config(workdir)  # what is no run is refused before a million files are listed
+    paths = inputs.find_inputs(given)
+    logging.info("%d images to predict", len(paths))
+    predictor, about = _load(workdir)
+    about |= {"images": len(paths), "images_sha256": inputs.digest(paths)}
+    if kind == "folder":
+        parts = Parts(Path(out), len(paths), part_rows or PART_ROWS, about)
+        return _predict_parts(_Batches(predictor, paths, parts.rows), parts, shard)
+    target = _Target(Path(out), range(len(paths)))
+    again = "a single file is begun again by the same command; a folder (--out NAME/) goes on"
+    outcome = _predict(_Batches(predictor, paths), [target], about, again)
+    atomic.write_json(f"{out}.json", {**about, "failed": outcome.failed})
+    return outcome
 
 
 def _check_out(
@@ -162,9 +160,7 @@ def weights_sha256(variables: Tree) -> str:
     return hashed.hexdigest()
 
 
-def _predict_parts(
-    batches: "_Batches", parts: Parts, shard: Shard, signals: StopSignals
-) -> Outcome:
+def _predict_parts(batches: "_Batches", parts: Parts, shard: Shard) -> Outcome:
     """Writes the parts of this share that are not there."""
     parts.claim()
     done = images = failed = 0
@@ -180,7 +176,7 @@ def _predict_parts(
         *(parts.folder, done + len(missing), parts.count, done),
     )
     again = "finished parts are kept; the same command goes on from there"
-    outcome = _predict(batches, missing, parts.about, signals, again)
+    outcome = _predict(batches, missing, parts.about, again)
     return dataclasses.replace(
         outcome, images=images + outcome.images, failed=failed + outcome.failed
     )
@@ -190,7 +186,6 @@ def _predict(
     batches: "_Batches",
     targets: Sequence[_Target],
     about: Mapping[str, Any],
-    signals: StopSignals,
     again: str,
 ) -> Outcome:
     """Writes whole files, one after the other; `again` says what to do after a signal."""
@@ -198,7 +193,8 @@ def _predict(
     begun, done, failed = time.monotonic(), 0, 0
     source = batches.predict(targets)
     bar = progress_bar(total, "predicting", "image", active=jax.process_index() == 0)
-    with contextlib.closing(bar), contextlib.closing(source):
+    signals = StopSignals()
+    with signals.watch(), contextlib.closing(bar), contextlib.closing(source):
         for target in targets:
             end = done + len(target.images)
             with open_file(target.path, about) as writer:
