@@ -1,10 +1,12 @@
 """Files that are either the old one or the whole new one, never a part."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jaxbusi.errors import UserError
 
@@ -15,13 +17,28 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     Raises:
       UserError: the folder or the disk refuses; a previous file is left as it was.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """Opens a file that replaces `path` in one rename when the block ends without an error.
+
+    Its folder is made where absent. Until then the file is a hidden one beside `path`, on the disk
+    when it is renamed; an error in the block removes it.
+
+    Raises:
+      UserError: the folder or the disk refuses; a previous file is left as it was.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Random, because hosts that share a folder may give their processes the same number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -29,7 +46,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); check the disk space and the "
+            f"{path}: cannot be written ({error.strerror or error}); check the disk space and the "
             "permissions of its folder"
         ) from error
 

@@ -46,6 +46,14 @@ class Stopped(Exception):  # noqa: N818 - an order that was obeyed, not an error
         self.status = 128 + signal_number
 
 
+class Interrupted(Stopped):
+    """A signal ended a command that saves no steps; `state` says what there is and what to do."""
+
+    def __init__(self, signal_number: int, state: str):
+        Exception.__init__(self, f"stopped by {signal.Signals(signal_number).name}; {state}")
+        self.status = 128 + signal_number
+
+
 def say(message: str) -> None:
     """Prints what ends a command, in one line."""
     print(f"jaxbusi: {one_line(' '.join(message.split()))}", file=sys.stderr)

@@ -1,90 +1,114 @@
-"""A trained run as a function: images of any size to probabilities."""
+"""The command that predicts image files with a trained run; from Python, `Predictor` does.
 
+    python -m jaxbusi.predict --workdir runs/fusion hospital/ --out predictions.csv
+    python -m jaxbusi.predict --workdir runs/fusion hospital/ --out predictions/
+
+A file has one row for each image; a folder gets them in parts, which can be resumed and shared.
+"""
+
+import argparse
 import functools
-from collections.abc import Sequence
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-from flax import linen as nn
+from absl import flags, logging
 
-from jaxbusi import train
-from jaxbusi.data.images import resize
-from jaxbusi.data.records import CLASSES
-from jaxbusi.state import Tree, make_mesh
+from jaxbusi import command
+from jaxbusi.errors import Parser, UserError, fail
+from jaxbusi.shards import parse
 
-_BATCH = 16
-"""Images at a time: one compiled shape for any number of images."""
+if TYPE_CHECKING:
+    from jaxbusi.bulk import Outcome
+    from jaxbusi.predictor import Predictor
 
-
-class Predictor:
-    """The classifier of a finished run, on one device.
-
-        predictor = Predictor.load("runs/fusion")
-        benign, malignant, normal = predictor([image])[0]
-
-    An image is resized straight to the model's size, as the run's evaluation did: for the images of
-    the test part the probabilities are those of copy 0 in `predictions_test.csv`.
-
-    Attributes:
-      classes: names of the columns.
-      image_size: side of the model's square input, pixels.
-    """
-
-    classes: tuple[str, ...] = CLASSES
-
-    def __init__(self, model: nn.Module, variables: Tree, image_size: int):
-        """Takes a `Classifier`, its weights on one device, and the side of its input."""
-        self.image_size = image_size
-        self._variables = variables
-        self._apply = jax.jit(functools.partial(_probabilities, model))
-
-    @classmethod
-    def load(cls, workdir: str | Path) -> "Predictor":
-        """Reads the weights that the run's evaluation applied.
-
-        Args:
-          workdir: a folder that `python -m jaxbusi.main` wrote.
-
-        Raises:
-          UserError: the workdir holds no run or no checkpoint.
-        """
-        mesh = make_mesh(jax.local_devices()[:1])
-        settings, model, variables = train.load_model(workdir, mesh)
-        return cls(model, variables, settings.data.augment.crop)
-
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """Classifies images.
-
-        Args:
-          images: N of uint8[H, W, 3], RGB; any size, each its own; or one uint8[N, H, W, 3].
-
-        Returns:
-          float32[N, 3], probabilities in the order benign, malignant, normal.
-
-        Raises:
-          ValueError: an image is of another type or shape.
-        """
-        squares = np.stack([self._square(image) for image in images] or [self._blank()])
-        rows = []
-        for first in range(0, len(images), _BATCH):
-            batch = squares[first : first + _BATCH]
-            padded = np.concatenate([batch, *[self._blank()[None]] * (_BATCH - len(batch))])
-            rows.append(jax.device_get(self._apply(self._variables, padded))[: len(batch)])
-        return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *rows])
-
-    def _square(self, image: np.ndarray) -> np.ndarray:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(
-                f"an image must be uint8[H, W, 3], RGB; this one is {image.dtype}{image.shape}"
-            )
-        return resize(image, self.image_size)
-
-    def _blank(self) -> np.ndarray:
-        return np.zeros((self.image_size, self.image_size, 3), np.uint8)
+__all__ = ["Predictor"]
 
 
-def _probabilities(model: nn.Module, variables: Tree, images: jax.Array) -> jax.Array:
-    output: Any = model.apply(variables, images, train=False)
-    return jax.nn.softmax(output.logits)
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: the command parses its flags and sets the compiler's before JAX.
+    if name == "Predictor":
+        from jaxbusi.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main() -> None:
+    """Runs the command."""
+    arguments = _parser().parse_args()
+    try:
+        shard = None if arguments.shard is None else parse(arguments.shard)
+    except UserError as error:
+        fail(str(error))
+    flags.FLAGS.mark_as_parsed()  # the log is absl's, whose flags this command has not
+    logging.use_absl_handler()
+    command.run(functools.partial(_work, arguments, shard))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m jaxbusi.predict",
+        description="Predict image files with a trained run: benign, malignant or normal. Writes "
+        "one row for each image; of a file that cannot be read, the column `error` says why, and "
+        "the exit status is 1. For research only.",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="image files, folders, patterns in quotes, or CSV files with a column image",
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=Path, metavar="RUN", help="the folder of the trained run"
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="a file .csv, .jsonl or .parquet; or a folder, with a slash at its end, for Parquet "
+        "parts: run again, the command goes on where it was stopped",
+    )
+    parser.add_argument(
+        "--part-rows", type=_rows, metavar="N", help="images of a part (default: 4096)"
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="write only every N-th part of a folder, from part I, counted from 0; by default the "
+        "tasks of a SLURM job array and the processes of a cluster share the parts",
+    )
+    return parser
+
+
+def _rows(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of images; give 1 or more")
+    return int(text)
+
+
+def _work(arguments: argparse.Namespace, shard: Any) -> None:
+    from jaxbusi.bulk import predict_files
+
+    outcome = predict_files(
+        arguments.workdir,
+        arguments.inputs,
+        arguments.out,
+        part_rows=arguments.part_rows,
+        shard=shard,
+    )
+    print(_summary(outcome, arguments.out))
+    if outcome.failed:
+        sys.exit(1)
+
+
+def _summary(outcome: "Outcome", out: str) -> str:
+    rate = outcome.predicted / max(outcome.seconds, 1e-9)
+    bad = f", {outcome.failed} of them bad files (see the column error)" if outcome.failed else ""
+    before = outcome.images - outcome.predicted
+    kept = f"; {before} of them had been done before" if before else ""
+    return f"{outcome.images} images in {out}{bad}{kept}; {rate:.1f} images/s"
+
+
+if __name__ == "__main__":
+    main()

@@ -87,8 +87,25 @@ def evaluate(config: Mapping[str, Any] | None, workdir: str | Path) -> dict[str,
             checkpoints.close()
 
 
-def load_model(workdir: str | Path, mesh: Mesh) -> tuple[Settings, Classifier, Tree]:
-    """Returns a run's settings, its classifier and the weights that its evaluation applies.
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What predicting takes of a run.
+
+    Attributes:
+      settings: of the run.
+      model: its classifier.
+      variables: the weights that its evaluation applies.
+      step: of the checkpoint that they are from.
+    """
+
+    settings: Settings
+    model: Classifier
+    variables: Tree
+    step: int
+
+
+def load_model(workdir: str | Path, mesh: Mesh) -> TrainedRun:
+    """Reads a run's classifier with the weights that its evaluation applies.
 
     Args:
       workdir: a folder that `train_and_evaluate` wrote.
@@ -103,8 +120,8 @@ def load_model(workdir: str | Path, mesh: Mesh) -> tuple[Settings, Classifier, T
     checkpoints = _saved(workdir, settings)
     try:
         like = abstract_variables(model, mesh, image_size=settings.data.augment.crop)
-        _, variables = _evaluated(checkpoints, settings, workdir, like)
-        return settings, model, variables
+        step, variables = _evaluated(checkpoints, settings, workdir, like)
+        return TrainedRun(settings, model, variables, step)
     finally:
         checkpoints.close()
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -207,6 +208,17 @@ def read_origins(workdir: Path) -> dict[str, Origin]:
     except UserError as error:
         path = workdir / "config.json"
         raise UserError(f"{path} cannot be read ({error}); restore it or train again") from error
+
+
+def config_sha256(workdir: Path) -> str:
+    """Returns the hexadecimal sha256 of what decides a run's numbers: settings and origins.
+
+    Raises:
+      UserError: there is no config.json, or it cannot be read.
+    """
+    content = read_config(workdir)
+    decisive = {"config": _comparable(content["config"]), "origins": content.get("origins", {})}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:

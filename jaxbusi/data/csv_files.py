@@ -17,8 +17,17 @@ MAX_LINES = 1_000_000
 
 
 @contextlib.contextmanager
-def open_csv(path: str | Path, *, encoding: str, errors: str = "strict") -> Iterator[Any]:
+def open_csv(
+    path: str | Path, *, encoding: str, errors: str = "strict", limited: bool = True
+) -> Iterator[Any]:
     """Opens a file and yields its `csv.reader`, strict.
+
+    Args:
+      path: the file.
+      encoding: of its text.
+      errors: as `open` takes it.
+      limited: whether it may have no more than `MAX_BYTES` and `MAX_LINES`; False for whoever keeps
+        no lines.
 
     Raises:
       OSError: it cannot be opened, is no regular file, or is larger than is accepted.
@@ -29,9 +38,9 @@ def open_csv(path: str | Path, *, encoding: str, errors: str = "strict") -> Iter
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "no regular file")
-        if about.st_size > MAX_BYTES:
+        if limited and about.st_size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"more than the {MAX_BYTES >> 20} MiB that are accepted")
-        yield csv.reader(_lines(file), strict=True)
+        yield csv.reader(_lines(file) if limited else file, strict=True)
 
 
 def _lines(file: Iterator[str]) -> Iterator[str]:

@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from jaxbusi.data import hashes
 from jaxbusi.data.alignment import Agreement, align
-from jaxbusi.data.fingerprints import Fingerprint, in_threads, read_fingerprints
+from jaxbusi.data.fingerprints import Fingerprint, read_fingerprints
 from jaxbusi.data.grouping import COPY, EXACT, SCENE, Group, Groups, Link, join
 from jaxbusi.data.images import ImageError
 from jaxbusi.data.neighbours import Matches, nearest
 from jaxbusi.data.records import Record
+from jaxbusi.data.threads import in_threads
 
 CANDIDATES = 6
 """Other images looked at for each image, as it is and mirrored."""

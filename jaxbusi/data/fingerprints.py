@@ -1,11 +1,8 @@
 """What an image leaves behind to be compared by: a digest of its pixels and a small texture."""
 
-import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -15,7 +12,7 @@ from jaxbusi.data import overlays
 from jaxbusi.data.images import ImageError, decode_image, read_file
 from jaxbusi.data.overlays import Overlay
 from jaxbusi.data.records import Record
-from jaxbusi.data.store import usable_cores
+from jaxbusi.data.threads import in_threads
 
 SIDE = 96
 """Side of a texture in pixels: the speckle of one frame survives, that of the next one differs."""
@@ -25,13 +22,9 @@ TEXTURE_SCALE = 31.0
 
 _DETAIL, _SURROUNDINGS = 6.0, 9.0  # Standard deviations of the two blurs, in pixels of a texture.
 _FAINT = 3.0  # Gray levels of contrast below which there is noise or nothing.
-_AHEAD = 64  # Images in flight: enough for every core, too few for memory to grow.
 
 # OpenCV would split each call over threads of its own; images are already read by one a core.
 cv2.setNumThreads(1)
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,24 +100,6 @@ def read_fingerprints(
         disable=None if progress else True,
     )
     return list(bar)
-
-
-def in_threads(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
-    """Maps `work` over `items` in order with one thread a core, a bounded number ahead.
-
-    OpenCV and the decoders release the GIL. `Executor.map` would queue all items at once, and a
-    consumer that stops early would wait for them.
-    """
-    pool = concurrent.futures.ThreadPoolExecutor(usable_cores(), "audit")
-    waiting: list[concurrent.futures.Future[_R]] = []
-    source = iter(items)
-    try:
-        waiting += [pool.submit(work, item) for item in itertools.islice(source, _AHEAD)]
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += [pool.submit(work, item) for item in itertools.islice(source, 1)]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _read(record: Record) -> Fingerprint | ImageError:

@@ -91,6 +91,21 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
 
 
+def is_visible(name: str) -> bool:
+    """False for hidden files, and for the side files of macOS (`._x.png`) and Synology."""
+    return not name.startswith((".", "@", "__MACOSX"))
+
+
+def is_mask(name: str) -> bool:
+    """Whether a file is a mask by its own name: it ends in `_mask` or `_mask_<number>`."""
+    return _MASK_STEM.fullmatch(os.path.splitext(name)[0]) is not None
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether all images in a folder of this name are masks."""
+    return name.lower() in _MASK_FOLDERS
+
+
 def _find_base(root: Path, key: str) -> Path:
     """The folder that holds the class folders: `root`, or the one folder in it that does."""
     try:
@@ -207,7 +222,7 @@ def _image_files(folder: Path, root: Path, key: str) -> Iterator[Path]:
     while waiting:
         with _scan(waiting.pop()) as entries:
             for entry in entries:
-                if not _is_visible(entry.name):
+                if not is_visible(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
@@ -246,14 +261,9 @@ def _warn_of_linked(root: Path, folders: list[_ClassFolder]) -> None:
             logging.warning("%s is a link out of %s, to %s", folder.path, root, target)
 
 
-def _is_visible(name: str) -> bool:
-    """False for hidden files, and for the side files of macOS (`._x.png`) and Synology."""
-    return not name.startswith((".", "@", "__MACOSX"))
-
-
 def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in folder.iterdir() if _is_visible(entry.name))
+        return sorted(entry for entry in folder.iterdir() if is_visible(entry.name))
     except OSError as error:
         _refuse(error)
 

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from jaxbusi.data.csv_files import open_csv
@@ -38,30 +40,10 @@ def read_csv(path: str | Path, columns: Sequence[str], *, where: str) -> Table:
     Raises:
       UserError: the file cannot be read, names a column twice, or has a line that is too long.
     """
-    try:
-        with open_csv(path, encoding="utf-8-sig") as reader:
-            header = [name.strip().lower() for name in next(reader, [])]
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(
-            f"{where} cannot be read as CSV ({reason}); give a file in UTF-8, separated by commas"
-        ) from error
-    places = {name: header.index(name) for name in columns if name in header}
-    for name in places:
-        if header.count(name) > 1:
-            raise UserError(f"{where} has two columns {name}; rename one of them")
-    for number, cells in lines:
-        if any(cells[len(header) :]):
-            raise UserError(
-                f"{where}, line {number} has {len(cells)} cells for {len(header)} columns; put a "
-                "name that holds a comma in double quotes"
-            )
-        cells += [""] * (len(header) - len(cells))
-    return Table(
-        tuple(header),
-        [(n, {name: cells[i].strip() for name, i in places.items()}) for n, cells in lines],
-    )
+    header, rows = _open(path, where, limited=True)
+    places = _places(header, columns, where)
+    lines = [(number, _trimmed(cells, places)) for number, cells in rows]
+    return Table(header, lines)
 
 
 def read_table(
@@ -109,6 +91,93 @@ def read_table(
     return sorted(records, key=lambda record: (record.label, *natural_key(record.name)))
 
 
+def iterate_images(path: str | Path, *, key: str) -> Iterator[str]:
+    """Yields what the column `image` of a CSV file names, line by line: it may have millions.
+
+    Args:
+      path: a file with the column `image`, as `read_table` takes it; others are not read.
+      key: what named the file, for errors.
+
+    Yields:
+      The file's folder joined with the name. Whether there is such a file is not looked at.
+
+    Raises:
+      UserError: the file cannot be read or lacks the column; by line, an image that is not named,
+        or not below the file's folder (symbolic links are followed).
+    """
+    where, folder = f"{key} {path}", os.path.dirname(path)
+    header, rows = _open(path, where, limited=False)
+    places = _places(header, ("image",), where)
+    if not places:
+        raise UserError(
+            f"{where} has no column image (found {','.join(header)!r}); its first line must name "
+            "the columns, separated by commas"
+        )
+    # Most images share a few folders: the links in a path are followed once for each of those.
+    resolve = functools.lru_cache(1024)(os.path.realpath)
+    base = os.path.join(resolve(folder), "")
+    for number, cells in rows:
+        at = f"{where}, line {number}"
+        name = _name(_trimmed(cells, places)["image"], at)
+        found = os.path.join(folder, name)
+        parent, last = os.path.split(found)
+        plain = last not in ("", ".", "..") and not os.path.islink(found)
+        real = os.path.join(resolve(parent), last) if plain else os.path.realpath(found)
+        if not real.startswith(base):
+            raise UserError(_leads_out(name, at))
+        yield found
+
+
+def _open(
+    path: str | Path, where: str, *, limited: bool
+) -> tuple[tuple[str, ...], Iterator[tuple[int, list[str]]]]:
+    """The names of the columns, and an iterator over numbers and cells of the lines below."""
+    rows = _rows(path, where, limited)
+    _, names = next(rows, (1, []))
+    header = tuple(name.strip().lower() for name in names)
+    return header, _full(rows, header, where)
+
+
+def _rows(path: str | Path, where: str, limited: bool) -> Iterator[tuple[int, list[str]]]:
+    """All lines, the first one even where it is empty."""
+    try:
+        with open_csv(path, encoding="utf-8-sig", limited=limited) as reader:
+            for cells in reader:
+                if cells or reader.line_num == 1:
+                    yield reader.line_num, cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(
+            f"{where} cannot be read as CSV ({reason}); give a file in UTF-8, separated by commas"
+        ) from error
+
+
+def _full(
+    rows: Iterator[tuple[int, list[str]]], header: Sequence[str], where: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Gives every line a cell for each column."""
+    for number, cells in rows:
+        if any(cells[len(header) :]):
+            raise UserError(
+                f"{where}, line {number} has {len(cells)} cells for {len(header)} columns; put a "
+                "name that holds a comma in double quotes"
+            )
+        yield number, cells + [""] * (len(header) - len(cells))
+
+
+def _places(header: Sequence[str], columns: Sequence[str], where: str) -> dict[str, int]:
+    """Where those of `columns` are that there are."""
+    places = {name: header.index(name) for name in columns if name in header}
+    for name in places:
+        if header.count(name) > 1:
+            raise UserError(f"{where} has two columns {name}; rename one of them")
+    return places
+
+
+def _trimmed(cells: Sequence[str], places: Mapping[str, int]) -> dict[str, str]:
+    return {name: cells[place].strip() for name, place in places.items()}
+
+
 def _name(text: str, at: str) -> str:
     if not text:
         raise UserError(f"{at} names no image; fill in its path or remove the line")
@@ -130,13 +199,15 @@ def _file(folder: Path, name: str, at: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{at}: {name!r} cannot be looked at ({reason}); check it") from error
     if not found.is_relative_to(folder.resolve()):
-        raise UserError(
-            f"{at}: {name!r} leads out of the folder of the CSV file; put the images below it"
-        )
+        raise UserError(_leads_out(name, at))
     if not is_file:
         slashes = " (folders are separated by forward slashes)" if "\\" in name else ""
         raise UserError(f"{at}: there is no file {folder / name}; correct the path{slashes}")
     return found
+
+
+def _leads_out(name: str, at: str) -> str:
+    return f"{at}: {name!r} leads out of the folder of the CSV file; put the images below it"
 
 
 def _label(text: str, at: str) -> int:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from jaxbusi.data.fingerprints import in_threads
 from jaxbusi.data.images import ImageError, decode_image, read_file
 from jaxbusi.data.records import CLASSES, Record
+from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation import page
 

@@ -1,0 +1,119 @@
+"""A trained run as a function: images of any size to probabilities."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from jaxbusi import train
+from jaxbusi.data.images import resize
+from jaxbusi.data.records import CLASSES
+from jaxbusi.state import Tree, batch_sharding, make_mesh, replicated
+
+_BATCH = 16
+"""Images on a device at a time: one compiled shape for any number of images."""
+
+
+class Predictor:
+    """The classifier of a finished run, on one device or several of this process.
+
+        predictor = Predictor.load("runs/fusion")
+        benign, malignant, normal = predictor([image])[0]
+
+    An image is resized straight to the model's size, as the run's evaluation did: for the images of
+    the test part the probabilities are those of copy 0 in `predictions_test.csv`.
+
+    Attributes:
+      classes: names of the columns.
+      image_size: side of the model's square input, pixels.
+      devices: how many there are; they divide a batch among them.
+    """
+
+    classes: tuple[str, ...] = CLASSES
+
+    def __init__(self, model: nn.Module, variables: Tree, image_size: int, mesh: Mesh):
+        """Takes a `Classifier`, its weights, the side of its input, and the devices they are on."""
+        self.image_size = image_size
+        self.devices = mesh.size
+        self._variables = variables
+        self._sharding = batch_sharding(mesh)
+        self._apply = jax.jit(
+            functools.partial(_probabilities, model),
+            in_shardings=(replicated(mesh), self._sharding),
+            out_shardings=self._sharding,
+        )
+
+    @classmethod
+    def load(cls, workdir: str | Path) -> "Predictor":
+        """Reads the weights that the run's evaluation applied.
+
+        Args:
+          workdir: a folder that `python -m jaxbusi.main` wrote.
+
+        Raises:
+          UserError: the workdir holds no run or no checkpoint.
+        """
+        mesh = make_mesh(jax.local_devices()[:1])
+        run = train.load_model(workdir, mesh)
+        return cls(run.model, run.variables, run.settings.data.augment.crop, mesh)
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Classifies images.
+
+        Args:
+          images: N of uint8[H, W, 3], RGB; any size, each its own; or one uint8[N, H, W, 3].
+
+        Returns:
+          float32[N, 3], probabilities in the order benign, malignant, normal.
+
+        Raises:
+          ValueError: an image is of another type or shape.
+        """
+        squares = np.stack([self.square(image) for image in images] or [self._blank()])
+        size = _BATCH * self.devices
+        rows = []
+        for first in range(0, len(images), size):
+            batch = squares[first : first + size]
+            padded = np.concatenate([batch, *[self._blank()[None]] * (size - len(batch))])
+            rows.append(jax.device_get(self.start(padded))[: len(batch)])
+        return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *rows])
+
+    def square(self, image: np.ndarray) -> np.ndarray:
+        """Returns what the model sees of an image: uint8[image_size, image_size, 3].
+
+        Args:
+          image: uint8[H, W, 3], RGB.
+
+        Raises:
+          ValueError: the image is of another type or shape.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f"an image must be uint8[H, W, 3], RGB; this one is {image.dtype}{image.shape}"
+            )
+        return resize(image, self.image_size)
+
+    def start(self, squares: np.ndarray) -> jax.Array:
+        """Begins to classify a batch; returns at once.
+
+        Args:
+          squares: uint8[B, image_size, image_size, 3], B divisible by the number of devices. Each B
+            is compiled for itself. Not to be written to any more.
+
+        Returns:
+          float32[B, 3], which `jax.device_get` waits for.
+        """
+        return self._apply(self._variables, jax.device_put(squares, self._sharding))
+
+    def _blank(self) -> np.ndarray:
+        return np.zeros((self.image_size, self.image_size, 3), np.uint8)
+
+
+def _probabilities(model: nn.Module, variables: Tree, images: jax.Array) -> jax.Array:
+    output: Any = model.apply(variables, images, train=False)
+    return jax.nn.softmax(output.logits)
