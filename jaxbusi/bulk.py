@@ -190,7 +190,7 @@ def _predict(
     total = sum(len(target.images) for target in targets)
     begun, done, failed = time.monotonic(), 0, 0
     source = batches.predict(targets)
-    bar = progress_bar(total, "predicting", "image", active=jax.process_index() == 0)
+    bar = progress_bar(total, "predicting", "image")
     signals = StopSignals()
     with signals.watch(), contextlib.closing(bar), contextlib.closing(source):
         for target in targets:

@@ -3,11 +3,15 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from jaxbusi.errors import Stopped, UserError, fail, say
+
+if TYPE_CHECKING:
+    from jaxbusi import cluster
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written.")
@@ -46,11 +50,12 @@ def require_config(example: str) -> None:
         fail(f"--config is missing; name a file, for instance --config {example}")
 
 
-def run(work: Callable[[], None]) -> None:
+def run(work: Callable[[], None], *, connect: bool = True) -> None:
     """Does the command's work and turns what may end it into one line and an exit status.
 
     Args:
       work: imports JAX itself: JAX reads its settings at import, and they are made here.
+      connect: with the other processes of the job; False where each works for itself.
     """
     from jaxbusi import xla
 
@@ -65,11 +70,8 @@ def run(work: Callable[[], None]) -> None:
     from jaxbusi import cluster
 
     try:
-        coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-        if coordinator is None or processes is None or process is None:
-            cluster.connect()
-        else:
-            cluster.connect(cluster.Address(coordinator, processes, process))
+        if connect:
+            cluster.connect(_address())
         if jax.process_index() > 0:
             logging.set_verbosity(logging.WARNING)
         work()
@@ -84,6 +86,15 @@ def run(work: Callable[[], None]) -> None:
             raise
         _lost(error)
         cluster.leave(1)
+
+
+def _address() -> "cluster.Address | None":
+    from jaxbusi import cluster
+
+    coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    if coordinator is None or processes is None or process is None:
+        return None
+    return cluster.Address(coordinator, processes, process)
 
 
 def _lost(error: Exception) -> None:

@@ -43,7 +43,7 @@ def main() -> None:
         fail(str(error))
     flags.FLAGS.mark_as_parsed()  # the log is absl's, whose flags this command has not
     logging.use_absl_handler()
-    command.run(functools.partial(_work, arguments, shard))
+    command.run(functools.partial(_work, arguments, shard), connect=False)
 
 
 def _parser() -> Parser:
@@ -76,7 +76,7 @@ def _parser() -> Parser:
         "--shard",
         metavar="I/N",
         help="write only every N-th part of a folder, from part I, counted from 0; by default the "
-        "tasks of a SLURM job array and the processes of a cluster share the parts",
+        "tasks of a SLURM job array and the processes of srun share the parts",
     )
     return parser
 

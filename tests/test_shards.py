@@ -45,9 +45,9 @@ def test_where_a_share_comes_from(wanted, environment, share):
 
 def test_all_tasks_and_processes_together_take_each_share_once():
     shares = [
-        find_shard(None, array(task, first=1), process=process, processes=3)
+        find_shard(None, array(task, first=1) | process(number, 3))
         for task in (1, 2, 3, 4)
-        for process in range(3)
+        for number in range(3)
     ]
     assert sorted(share.index for share in shares) == list(range(12))
     assert {share.count for share in shares} == {12}
@@ -56,4 +56,4 @@ def test_all_tasks_and_processes_together_take_each_share_once():
 @pytest.mark.parametrize("environment", [array(9), array(2, step=3), array("x")])
 def test_an_uneven_array_is_refused(environment):
     with pytest.raises(UserError, match="not evenly spaced; give --shard=i/n"):
-        find_shard(None, environment, process=0, processes=1)
+        find_shard(None, environment)
