@@ -358,7 +358,7 @@ def test_weights_that_give_no_numbers_are_refused(here, monkeypatch):
 
 def command(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, words)])
-    monkeypatch.setattr(predict.command, "run", lambda work: work())
+    monkeypatch.setattr(predict.command, "run", lambda work, **_: work())
     monkeypatch.setattr(predict.logging, "use_absl_handler", lambda: None)
     try:
         predict.main()
