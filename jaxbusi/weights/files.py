@@ -35,6 +35,9 @@ MAX_TENSORS = 10_000
 MAX_CONTENTS_BYTES = 4 * 2**20
 """Longest list of an archive's parts accepted; 10,000 of them take about 1 MB."""
 
+_MOST_COMPRESSED = 20
+"""Least share, as 1 : 20, that compressed arrays of more than 20 MiB may take."""
+
 _BESIDE = re.compile(r"(opt|opt_state|extra)/")
 """What big_vision keeps in the file beside the weights."""
 
@@ -73,8 +76,6 @@ def read_tensors(path: str | Path) -> Tensors:
         if about.st_size > MAX_FILE_BYTES:
             raise UserError(f"{path} is larger than the {MAX_FILE_BYTES >> 30} GiB accepted")
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
             head = file.read(64)
     except FileNotFoundError as error:
         raise UserError(f"the file of weights {path} does not exist") from error
@@ -92,6 +93,8 @@ def read_tensors(path: str | Path) -> Tensors:
     for prefix in ("module.", "model.", "backbone."):
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): array for name, array in content.items()}
+    with path.open("rb") as file:  # after all refusals, as gigabytes take seconds
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Tensors(content, metadata, wrapper, digest)
 
 
@@ -128,7 +131,13 @@ def _read_npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         for member in archive.infolist()
         if member.filename.endswith(".npy") and not _BESIDE.match(member.filename)
     ]
-    _check_amount(len(members), sum(member.file_size for member in members))
+    size = sum(member.file_size for member in members)
+    if size > _MOST_COMPRESSED * max(2**20, sum(member.compress_size for member in members)):
+        raise UserError(
+            f"its {size >> 20} MiB are compressed to less than a {_MOST_COMPRESSED}th, as numbers "
+            "of a trained model never are"
+        )
+    _check_amount(len(members), size)
     arrays = {
         member.filename.removesuffix(".npy"): _read_npy(archive, member) for member in members
     }

@@ -18,8 +18,11 @@ import numpy as np
 
 from jaxbusi.errors import UserError
 
-MAX_PICKLE_BYTES = 8 * 2**20
-"""Longest program accepted; that of a model of 1,000 tensors takes about 200 KB."""
+MAX_PICKLE_BYTES = 2 * 2**20
+"""Longest program accepted; that of a model of 1,000 tensors takes about 200 KB.
+
+Each byte can cost a microsecond and a hundred bytes.
+"""
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
