@@ -301,10 +301,17 @@ class _Quiet(logging.Filter):
     """Drops what orbax says of its inner life, and the tracebacks of errors `wait` raises again."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname or record.levelno == logging.WARNING
+        told = record.levelno == logging.WARNING and "Type handler" not in record.getMessage()
+        return "orbax" not in record.pathname or told
 
 
 logging.getLogger("absl").addFilter(_Quiet())
+
+# One device writes a replicated array. Orbax would have each write a slice of it, for which it
+# compiles a program for every shape: for a model of megabytes that takes longer than the writing.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
 
 
 def _goodness(metrics: Mapping[str, float]) -> float:

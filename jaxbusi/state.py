@@ -1,5 +1,6 @@
 """The one resume unit, the mesh it lives on, and the random keys."""
 
+import functools
 from typing import Any
 
 import flax
@@ -147,23 +148,37 @@ def create_state(
       image_size: side of the model's square input, pixels.
       average: whether the state carries a moving average of the weights.
     """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    init = jax.jit(
+        functools.partial(random_state, model, optimizer, seed, image_size, average),
+        out_shardings=replicated(mesh),
+        # A hundred small draws that run once: on a CPU optimising them takes longer than it saves.
+        compiler_options={"xla_backend_optimization_level": 1} if on_cpu else None,
+    )
+    return init()
 
-    def init() -> TrainState:
-        images = jnp.zeros((2, image_size, image_size, 3), jnp.uint8)
-        # Training mode, because GoogLeNet's auxiliary heads exist only there.
-        keys = {"params": step_key(seed, 0, 0), "dropout": step_key(seed, 1, 0)}
-        variables = model.init(keys, images, train=True)
-        params, stats = variables["params"], variables.get("batch_stats", {})
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=stats,
-            opt_state=optimizer.init(params),
-            average={"params": params, "batch_stats": stats} if average else None,
-            metrics=Metrics.empty(),
-        )
 
-    return jax.jit(init, out_shardings=replicated(mesh))()
+def random_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    image_size: int,
+    average: bool,
+) -> TrainState:
+    """The state of `create_state` as a function to be traced, for instance by `jax.eval_shape`."""
+    images = jnp.zeros((2, image_size, image_size, 3), jnp.uint8)
+    # Training mode, because GoogLeNet's auxiliary heads exist only there.
+    keys = {"params": step_key(seed, 0, 0), "dropout": step_key(seed, 1, 0)}
+    variables = model.init(keys, images, train=True)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=stats,
+        opt_state=optimizer.init(params),
+        average={"params": params, "batch_stats": stats} if average else None,
+        metrics=Metrics.empty(),
+    )
 
 
 def abstract_variables(model: nn.Module, mesh: Mesh, *, image_size: int) -> Tree:
@@ -176,10 +191,7 @@ def abstract_variables(model: nn.Module, mesh: Mesh, *, image_size: int) -> Tree
     """
 
     def init() -> Tree:
-        state = create_state(
-            model, optax.identity(), mesh, seed=0, image_size=image_size, average=False
-        )
-        return state.variables()
+        return random_state(model, optax.identity(), 0, image_size, average=False).variables()
 
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),

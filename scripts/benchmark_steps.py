@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxbusi.models.fusion import Classifier
 from jaxbusi.models.vit import SIZES
 from jaxbusi.optim import adam_l2, staircase
-from jaxbusi.state import TrainState, create_state, make_mesh
+from jaxbusi.state import TrainState, create_state, make_mesh, random_state
 from jaxbusi.steps import eval_step, train_step
 from scripts.workers import Made
 
@@ -95,7 +95,9 @@ def plan(*, model: str, batch: int, dtype: str = "float32", remat: bool = False)
       in bytes.
     """
     classifier = dataclasses.replace(MODELS[model], dtype=jnp.dtype(dtype), remat=remat)
-    state = jax.eval_shape(lambda: state_of(classifier))
+    state = jax.eval_shape(
+        lambda: random_state(classifier, _optimizer(), seed=0, image_size=SIDE, average=False)
+    )
     data = jax.eval_shape(lambda: dict(zip(("image", "label"), example(batch), strict=True)))
     begun = time.perf_counter()
     compiled = train_program(classifier).lower(state, data).compile()

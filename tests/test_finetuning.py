@@ -25,7 +25,7 @@ from jaxbusi.models.fusion import Classifier, Output
 from jaxbusi.models.vit import ViTSize
 from jaxbusi.optim import FOR_GOOD, make_optimizer, make_schedule, scale_by_part, warmup_cosine
 from jaxbusi.settings import Settings
-from jaxbusi.state import batch_sharding, create_state, make_mesh, replicated
+from jaxbusi.state import batch_sharding, create_state, make_mesh, random_state, replicated
 from jaxbusi.steps import train_step
 from jaxbusi.train import Stopped, train_and_evaluate
 from tests.runs import make_config, stop_after
@@ -194,9 +194,7 @@ def test_the_classifiers_frozen_branches_cost_their_forward_pass_only(classifier
     """Counted in the traced program: a convolution or product forward is two more backward."""
     optimizer = optimizer_of(dict.fromkeys(frozen, FOR_GOOD))
     state = jax.eval_shape(
-        lambda: create_state(
-            classifier, optimizer, make_mesh(), seed=0, image_size=32, average=False
-        )
+        lambda: random_state(classifier, optimizer, seed=0, image_size=32, average=False)
     )
     batch = make_batch(rows=4, size=32)
 

@@ -31,6 +31,15 @@ SMALL = [
 # Public weights decide the transformer's size, and its patches of 14 pixels that of the images.
 SMALL_DINOV2 = [*SHORT, "--config.data.augment.resize=32", "--config.data.augment.crop=28"]
 SMALL_STUDY = ["--config.study.seeds=(0,)"]
+# Where a command is about images or weights and not about the model, one branch is enough: a
+# transformer's twelve layers are traced and compiled for half a minute. `runs/fusion` has both.
+_ONE_BRANCH = ["--config.model.branches=('resnet18',)"]
+_LESS = {
+    "runs/demo": [*_ONE_BRANCH, "--config.data.phantoms=30"],
+    "runs/external": _ONE_BRANCH,
+    "runs/table": _ONE_BRANCH,
+    "runs/imagenet": _ONE_BRANCH,
+}
 _ARMS = {
     "configs/table4.py": "('ResNet18',)",
     "configs/table4_dinov2.py": "('ViT',)",
@@ -43,14 +52,15 @@ def small(words):
     if "--config" not in words:
         return []
     line = " ".join(words)
-    study = []
+    more = [*_LESS.get(words[words.index("--workdir") + 1], [])]
     if "jaxbusi.study" in words:
         # A tuple that is named twice on a command line is joined, not replaced.
-        study = [] if "config.study.seeds" in line else [*SMALL_STUDY]
-        study.append("--config.study.folds=0")
+        if "config.study.seeds" not in line:
+            more += SMALL_STUDY
+        more.append("--config.study.folds=0")
         if "config.study.arms" not in line:
-            study.append(f"--config.study.arms={_ARMS[words[words.index('--config') + 1]]}")
-    return (SMALL_DINOV2 if "dinov2" in line else SMALL) + study
+            more.append(f"--config.study.arms={_ARMS[words[words.index('--config') + 1]]}")
+    return (SMALL_DINOV2 if "dinov2" in line else SMALL) + more
 
 
 def blocks(language):
