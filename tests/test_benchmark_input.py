@@ -28,7 +28,7 @@ def test_the_fused_augmentation_is_much_faster_than_its_steps(root):
 
 def test_the_command(root):
     command = [sys.executable, "scripts/benchmark_input.py", "--root", str(root)]
-    command += ["--images", "32", "--rounds", "1"]
+    command += ["--images", "8", "--rounds", "1"]
     repository = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(repository)}
     result = subprocess.run(
