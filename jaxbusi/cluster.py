@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
+import absl.logging
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -86,6 +87,8 @@ def connect(address: Address | None = None) -> None:
             "--processes and --process yourself, or start a single process"
         ) from error
     logging.info("process %d of %d", jax.process_index(), jax.process_count())
+    if jax.process_index() > 0:
+        absl.logging.set_verbosity(absl.logging.WARNING)  # the first alone reports
 
 
 def share(value: _T) -> _T:
@@ -133,7 +136,7 @@ def leave(status: int) -> NoReturn:
 
     They wait for it in the middle of a step, and notice at once that it is gone.
     """
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():
         time.sleep(3)  # where all failed alike, each says so before the first is gone
         sys.stdout.flush()
         sys.stderr.flush()

@@ -72,8 +72,6 @@ def run(work: Callable[[], None], *, connect: bool = True) -> None:
     try:
         if connect:
             cluster.connect(_address())
-        if jax.process_index() > 0:
-            logging.set_verbosity(logging.WARNING)
         work()
     except UserError as error:
         say(str(error))
@@ -82,7 +80,7 @@ def run(work: Callable[[], None], *, connect: bool = True) -> None:
         say(str(stopped))
         sys.exit(stopped.status)
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if not jax.distributed.is_initialized():
             raise
         _lost(error)
         cluster.leave(1)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxbusi import campaign
 from jaxbusi.errors import Stopped, UserError
 from jaxbusi.logs import progress_bar
@@ -38,6 +40,8 @@ def run_programs(
       UserError: bad settings, or no run finished.
       Stopped: SIGTERM or SIGINT arrived; the programs have saved their states.
     """
+    # The devices are the programs': this one would take their memory as soon as it looked at them.
+    jax.config.update("jax_platforms", "cpu")
     workdir = Path(workdir)
     plan = Plan.from_config(config, workdir)
     campaign.check_before(plan)

@@ -33,7 +33,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def main(_: Sequence[str]) -> None:
     """Runs the study that the flags describe."""
-    command.run(_work)
+    command.run(_work, connect=_PARALLEL.value == 1)
 
 
 def _work() -> None:

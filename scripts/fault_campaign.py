@@ -5,8 +5,8 @@
 
 The faults are the tests marked `fault`, which try more than in the suite: 50 kills, more processes
 and devices. A row of the table is a fault; a test that fails is one that was not survived, and its
-first line says what was lost. Fuzzing has a script of its own, scripts/fuzz.py. Needs the extra
-`test`; filling disks and read-only folders need root. Exit status 1: something was lost.
+first line says what was lost. Damaged and hostile files are those of scripts/fuzz.py. Needs the
+extra `test`; filling disks and read-only folders need root. Exit status 1: something was lost.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,8 @@ def main() -> int:
         report = Path(folder) / "report.xml"
         run_tests(report, full=not options.quick)
         rows = read_report(report)
+        if not options.quick:
+            rows["damaged and hostile files"] = fuzz(Path(folder) / "findings")
     minutes = (time.monotonic() - begun) / 60
     print(table(rows))
     print(f"\n{minutes:.1f} minutes on {os.cpu_count()} cores")
@@ -91,6 +94,23 @@ def read_report(report: Path) -> dict[str, Row]:
         if "note" in properties:
             row.notes.append(properties["note"])
     return dict(rows)
+
+
+def fuzz(findings: Path) -> Row:
+    """Feeds every reader with 20,000 damaged files."""
+    ended = subprocess.run(
+        [sys.executable, "scripts/fuzz.py", "--out", str(findings)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,  # 1 with findings
+    )
+    last = re.search(r"^\| all \| (\d+) \|.*\| (\d+) \|$", ended.stdout, re.MULTILINE)
+    if last is None:
+        return Row(lost=[f"scripts/fuzz.py did not end: {ended.stderr[-300:]}"])
+    tried, bad = map(int, last.groups())
+    lost = [f"{bad} findings; python scripts/fuzz.py keeps them"] if bad else []
+    return Row(tried, tried - bad, lost)
 
 
 def table(rows: dict[str, Row]) -> str:

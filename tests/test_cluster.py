@@ -89,6 +89,27 @@ def test_processes_make_the_run_that_one_makes(tmp_path, phantoms, alone, proces
     assert_same_run(alone, tmp_path / "run")
 
 
+@pytest.mark.fault("study over several processes: as one process, to 1e-5")
+@pytest.mark.skipif(not FULL_CAMPAIGN, reason="only in scripts/fault_campaign.py")
+def test_processes_make_the_study_that_one_makes(tmp_path, phantoms):
+    def words(name):
+        common = [word for word in flags(phantoms, tmp_path / name)[2:] if "external" not in word]
+        study = ["--config.study.seeds=(0,)", "--config.study.arms=('ResNet18', 'ViT')"]
+        return ["study", "--config=configs/table4.py", *common, *study]
+
+    for name, processes in (("one", 1), ("two", 2)):
+        for status, output in run_cluster(words(name), processes, devices=1):
+            assert status == 0, output
+    one, two = (json.loads((tmp_path / name / "study.json").read_text()) for name in ("one", "two"))
+    for arm, content in one["arms"].items():
+        assert [run["finished"] for run in two["arms"][arm]["runs"]] == [True]
+        scores, again = (
+            c["parts"]["test"]["images"]["scores"] for c in (content, two["arms"][arm])
+        )
+        assert scores["accuracy"] == again["accuracy"]
+        assert scores["auc"]["values"] == pytest.approx(again["auc"]["values"], abs=1e-5)
+
+
 @pytest.mark.fault("SIGTERM to one of several; goes on with another number of devices")
 def test_a_signal_to_one_stops_all_and_another_number_of_processes_goes_on(
     tmp_path, phantoms, alone

@@ -163,6 +163,7 @@ def test_parts_are_ranges_of_the_list(here, whole):
         np.testing.assert_allclose(together[name].to_numpy(), apart[name].to_numpy(), atol=1e-6)
 
 
+@pytest.mark.fault("prediction in shares: the same files, byte for byte")
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_shares_write_the_same_bytes(here, whole, count):
     outcomes = [in_parts(here, shard=Shard(index, count)) for index in reversed(range(count))]
@@ -202,6 +203,7 @@ def stop_after(monkeypatch, images, number=signal.SIGTERM):
     monkeypatch.setattr(bulk, "_announce", stopping)
 
 
+@pytest.mark.fault("SIGTERM while predicting: finished parts stay, the rest is made")
 def test_a_stopped_folder_goes_on(here, whole, monkeypatch):
     monkeypatch.setattr(bulk, "_BATCH", 2)  # of 8 images on two devices: batches of 4
     with monkeypatch.context() as patch:
@@ -269,6 +271,7 @@ def test_another_list_model_or_size_is_refused(here, whole, run, monkeypatch):
     refused("holds parts without a _manifest.json")
 
 
+@pytest.mark.fault("disk full: parts of predictions")
 def test_a_full_disk_leaves_whole_parts_only(small_disk, here):
     in_parts(small_disk, shard=Shard(0, 2))
     before = contents(small_disk)
