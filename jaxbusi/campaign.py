@@ -59,6 +59,7 @@ def run_study(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         finished = [other for other in plan.runs if _finished(other)]
         if finished:
             _check_alike(finished)
+        if finished and run is not plan.runs[-1]:
             try:
                 write_comparison(plan, config, workdir)
             except Exception:  # the last comparison, after all runs, does not pass over it
