@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -15,7 +15,7 @@ os.environ["XLA_FLAGS"] = (
 # Many tests train the same small model: what one has compiled, the others and the commands they
 # start find here. An empty folder each time, so that no stale program survives.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
@@ -23,6 +23,8 @@ import pytest
 
 from jaxbusi import train
 from jaxbusi.data.phantoms import write_phantoms
+from jaxbusi.evaluation import figures, study_figures
+from jaxbusi.evaluation.canvas import Picture
 from tests.tiny import TinyModel
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -87,6 +89,19 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run trains a model of a few hundred parameters."""
     monkeypatch.setattr(train, "build_model", lambda *_: TinyModel(dropout=0.3))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Picture]]:
+    """Runs and studies draw no figures, which takes half of the time of a tiny run.
+
+    Returns:
+      What draws those of a run.
+    """
+    write_all = figures.write_all
+    monkeypatch.setattr(figures, "write_all", lambda *_, **__: [])
+    monkeypatch.setattr(study_figures, "write_all", lambda *_, **__: [])
+    return write_all
 
 
 @pytest.fixture(scope="session")

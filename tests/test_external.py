@@ -18,7 +18,7 @@ from tests.runs import make_config
 from tests.test_report import Page
 from tests.test_study import make_study
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
+pytestmark = pytest.mark.usefixtures("tiny_model", "undrawn")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from jaxbusi.train import Stopped, evaluate, train_and_evaluate
 from tests.runs import make_config, stop_after
 from tests.test_finetuning import TwoBranches
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 VIT = ViTSize(patch=16, width=8, depth=1, heads=2, mlp=16)
 
 

@@ -607,7 +607,7 @@ def two_branches(monkeypatch):
     monkeypatch.setattr(train, "build_model", lambda *_: TwoBranches())
 
 
-@pytest.mark.usefixtures("two_branches")
+@pytest.mark.usefixtures("two_branches", "undrawn")
 def test_a_run_with_everything_on_goes_on_across_the_thaw_bit_for_bit(
     tmp_path, phantoms, monkeypatch
 ):
@@ -636,7 +636,7 @@ def test_a_run_with_everything_on_goes_on_across_the_thaw_bit_for_bit(
         assert bits(whole["weights"][kind]["vit"]) != bits(getattr(first, kind)["vit"])
 
 
-@pytest.mark.usefixtures("two_branches")
+@pytest.mark.usefixtures("two_branches", "undrawn")
 def test_evaluation_applies_the_average(tmp_path, phantoms):
     config = make_config(
         phantoms, **{"ema_decay": 0.9, "data.copies": 1, "freeze.vit": -1.0, "freeze.resnet18": 1.0}
@@ -660,7 +660,7 @@ def test_evaluation_applies_the_average(tmp_path, phantoms):
     assert line["loss"] == pytest.approx(-np.log(truth).mean(), rel=1e-4)
 
 
-@pytest.mark.usefixtures("two_branches")
+@pytest.mark.usefixtures("two_branches", "undrawn")
 def test_class_weights_are_those_of_the_training_part(tmp_path, phantoms, monkeypatch):
     seen = []
 

@@ -31,6 +31,14 @@ def _shapes(model: Classifier, size: int = 64) -> dict:
     return jax.eval_shape(init, images)
 
 
+def _init(model: Classifier, images: np.ndarray) -> dict:
+    init = jax.jit(
+        functools.partial(model.init, train=False),
+        compiler_options={"xla_backend_optimization_level": 1},  # it runs once
+    )
+    return init(jax.random.key(0), images)
+
+
 def _count(tree: dict) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
@@ -39,15 +47,14 @@ def _count(tree: dict) -> int:
 def tiny() -> tuple[Classifier, dict]:
     """A small transformer alone, with its variables."""
     model = Classifier(("vit",), vit=TINY_TOKEN, pooling="both", hidden=(8,))
-    return model, model.init(jax.random.key(0), _images(1, 16), train=False)
+    return model, _init(model, _images(1, 16))
 
 
 @pytest.fixture(scope="module")
 def fusion() -> tuple[Classifier, dict]:
     """ResNet18 and a small transformer, in an order that is not the alphabet's."""
     model = Classifier(("vit", "resnet18"), vit=TINY, hidden=(8,))
-    init = jax.jit(model.init, static_argnames="train")
-    return model, init(jax.random.key(0), _images(1, 32), train=False)
+    return model, _init(model, _images(1, 32))
 
 
 def test_parameter_counts() -> None:
@@ -302,7 +309,7 @@ def test_vit_accepts_oblong_images_and_keeps_their_grid() -> None:
 def test_layers_computed_again_are_the_same_layers_in_less_memory() -> None:
     model = Classifier(("vit",), vit=dataclasses.replace(TINY_TOKEN, depth=5))
     images = _images(16, 32)
-    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    variables = _init(model, images)
     again = dataclasses.replace(model, remat=True)
     assert jax.tree.structure(variables) == jax.tree.structure(_shapes(again))
 

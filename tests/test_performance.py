@@ -35,7 +35,7 @@ def compilations() -> Iterator[list[str]]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_each_step_of_a_run_is_compiled_once(tmp_path, phantoms):
     """24 images x 3 copies in batches of 8, and 6 x 3 in evaluation, whose last batch is short."""
     with compilations() as names:
@@ -44,7 +44,7 @@ def test_each_step_of_a_run_is_compiled_once(tmp_path, phantoms):
     assert names.count("jit(eval_step)") == 1
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_any_number_of_images_is_predicted_by_one_program(tmp_path, phantoms):
     train_and_evaluate(make_config(phantoms, num_epochs=0.5), tmp_path)
     predictor = Predictor.load(tmp_path)

@@ -11,7 +11,7 @@ from jaxbusi.predict import Predictor
 from jaxbusi.train import train_and_evaluate
 from tests.runs import make_config
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
+pytestmark = pytest.mark.usefixtures("tiny_model", "undrawn")
 
 
 @pytest.fixture

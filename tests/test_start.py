@@ -16,6 +16,8 @@ from jaxbusi.weights.load import read_weights
 from tests.reference.shapes import vit_shapes
 from tests.runs import make_config, stop_after
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = ViTSize(patch=16, width=8, depth=1, heads=2, mlp=16, class_token=True)
 
 

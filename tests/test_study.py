@@ -179,7 +179,7 @@ def test_the_page_says_in_short_which_model_is_better(finished, tmp_path, mean, 
     assert said in Page((tmp_path / "s.html").read_text()).text
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_finished_runs_are_kept_and_more_seeds_may_be_asked_for(tmp_path, phantoms, monkeypatch):
     made = []
     train = campaign.train_and_evaluate
@@ -204,7 +204,7 @@ def test_finished_runs_are_kept_and_more_seeds_may_be_asked_for(tmp_path, phanto
     assert made == []
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_a_stopped_study_goes_on_in_the_run_that_was_stopped(tmp_path, phantoms, monkeypatch):
     config = make_study(phantoms, seeds=(0,), **{"study.arms": ("fast",)})
     undo = stop_after(monkeypatch, 2)
@@ -217,7 +217,7 @@ def test_a_stopped_study_goes_on_in_the_run_that_was_stopped(tmp_path, phantoms,
     assert run["error"] is None
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_a_run_that_fails_is_recorded_and_tried_again(tmp_path, phantoms, monkeypatch):
     train = campaign.train_and_evaluate
 
@@ -284,7 +284,7 @@ def test_what_would_make_every_run_fail_is_found_before_the_first(tmp_path, phan
         run_study(make_study(phantoms), tmp_path / "file")
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_runs_on_other_images_are_not_compared(tmp_path, phantoms):
     one = {"study.arms": ("slow",)}
     run_study(make_study(phantoms, seeds=(0,), **one), tmp_path)
@@ -321,7 +321,7 @@ def test_results_that_cannot_be_read_are_named(finished, tmp_path, content):
         run_study(config, copy)
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_folds_test_every_image_once(tmp_path, phantoms):
     config = make_study(
         phantoms, seeds=(0,), **{"study.arms": ("fast",), "study.folds": 3, "data.copies": 1}
@@ -343,7 +343,7 @@ def test_folds_test_every_image_once(tmp_path, phantoms):
     assert "Each of the 3 folds is tested on once a seed" in page.text
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.usefixtures("tiny_model", "undrawn")
 def test_protocols_side_by_side(tmp_path, phantoms):
     config = make_study(phantoms, seeds=(0,), **{"data.copies": 3})
     with config.unlocked():

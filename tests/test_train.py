@@ -13,14 +13,14 @@ import pytest
 from jaxbusi import loop
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.errors import UserError
-from jaxbusi.evaluation import calibration
+from jaxbusi.evaluation import calibration, figures
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.logs import read_history
 from jaxbusi.stopping import StopSignals
 from jaxbusi.train import Stopped, evaluate, train_and_evaluate
 from tests.runs import make_config, read, stop_after
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
+pytestmark = pytest.mark.usefixtures("tiny_model", "undrawn")
 
 
 def final_state(workdir):
@@ -32,7 +32,8 @@ def final_state(workdir):
     return step, jax.tree.leaves_with_path(jax.device_get(dict(restored.items())))
 
 
-def test_a_run_leaves_every_file_of_the_contract(tmp_path, phantoms):
+def test_a_run_leaves_every_file_of_the_contract(tmp_path, phantoms, monkeypatch, undrawn):
+    monkeypatch.setattr(figures, "write_all", undrawn)
     config = make_config(phantoms, **{"data.external": str(phantoms)})
     results = train_and_evaluate(config, tmp_path)
     for name in ("config.json", "split.csv", "metrics.jsonl", "results.json", "report.html"):
