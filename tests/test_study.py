@@ -392,6 +392,8 @@ def test_the_command_prints_the_tables_and_says_that_runs_failed(tmp_path, monke
     monkeypatch.setattr(campaign, "run_study", lambda *_: {"arms": {"slow": {"runs": runs}}})
     for flag in ("CONFIG", "WORKDIR"):
         monkeypatch.setattr(command, flag, SimpleNamespace(value=str(tmp_path)))
+    monkeypatch.setattr(command, "_address", lambda: None)
+    monkeypatch.setattr(study_command, "_PARALLEL", SimpleNamespace(value=1))
     with pytest.raises(SystemExit) as ended:
         study_command.main(["study"])
     assert ended.value.code == 1
