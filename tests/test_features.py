@@ -19,6 +19,7 @@ from jaxbusi.models.vit import ViTSize
 from jaxbusi.train import Stopped, evaluate, train_and_evaluate
 from tests.runs import make_config, stop_after
 from tests.test_finetuning import TwoBranches
+from tests.tiny import weights_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -195,7 +196,7 @@ def test_the_folds_of_a_study_share_their_features(tmp_path, phantoms, caplog):
 def test_the_classifier_takes_given_features():
     model = Classifier(("resnet18", "vit"), vit=VIT, hidden=(8,))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    variables = weights_of(model, images)
     apply = jax.jit(functools.partial(model.apply, train=False))
     output = apply(variables, images)
     given = apply(variables, np.zeros_like(images), given={"vit": output.features["vit"]})

@@ -29,7 +29,7 @@ from jaxbusi.state import batch_sharding, create_state, make_mesh, random_state,
 from jaxbusi.steps import train_step
 from jaxbusi.train import Stopped, train_and_evaluate
 from tests.runs import make_config, stop_after
-from tests.tiny import TinyModel
+from tests.tiny import TinyModel, weights_of
 
 TINY_VIT = ViTSize(patch=8, width=16, depth=2, heads=2, mlp=32)
 
@@ -216,7 +216,7 @@ def test_the_classifiers_frozen_branches_cost_their_forward_pass_only(classifier
 
 def test_the_classifiers_frozen_branch_applies_running_statistics(classifier):
     images = make_batch(rows=4, size=32)["image"]
-    variables = jax.jit(functools.partial(classifier.init, train=False))(jax.random.key(0), images)
+    variables = weights_of(classifier, images)
     apply = functools.partial(classifier.clone(frozen=("resnet18",)).apply, mutable="batch_stats")
     trained, updated = jax.jit(functools.partial(apply, train=True))(variables, images)
     evaluated = jax.jit(functools.partial(classifier.apply, train=False))(variables, images)

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import math
 
 import jax
@@ -14,6 +13,7 @@ from jaxbusi.models.fusion import Classifier, Head, vit_size
 from jaxbusi.models.googlenet import AuxiliaryHead
 from jaxbusi.models.pooling import adaptive_average_pool, max_pool
 from jaxbusi.models.vit import SIZES, ViT, ViTSize, exact_gelu
+from tests.tiny import weights_of
 
 TINY = ViTSize(patch=8, width=16, depth=2, heads=2, mlp=32)
 TINY_TOKEN = dataclasses.replace(TINY, class_token=True, layer_scale=True)
@@ -31,14 +31,6 @@ def _shapes(model: Classifier, size: int = 64) -> dict:
     return jax.eval_shape(init, images)
 
 
-def _init(model: Classifier, images: np.ndarray) -> dict:
-    init = jax.jit(
-        functools.partial(model.init, train=False),
-        compiler_options={"xla_backend_optimization_level": 1},  # it runs once
-    )
-    return init(jax.random.key(0), images)
-
-
 def _count(tree: dict) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
@@ -47,14 +39,14 @@ def _count(tree: dict) -> int:
 def tiny() -> tuple[Classifier, dict]:
     """A small transformer alone, with its variables."""
     model = Classifier(("vit",), vit=TINY_TOKEN, pooling="both", hidden=(8,))
-    return model, _init(model, _images(1, 16))
+    return model, weights_of(model, _images(1, 16))
 
 
 @pytest.fixture(scope="module")
 def fusion() -> tuple[Classifier, dict]:
     """ResNet18 and a small transformer, in an order that is not the alphabet's."""
     model = Classifier(("vit", "resnet18"), vit=TINY, hidden=(8,))
-    return model, _init(model, _images(1, 32))
+    return model, weights_of(model, _images(1, 32))
 
 
 def test_parameter_counts() -> None:
@@ -309,7 +301,7 @@ def test_vit_accepts_oblong_images_and_keeps_their_grid() -> None:
 def test_layers_computed_again_are_the_same_layers_in_less_memory() -> None:
     model = Classifier(("vit",), vit=dataclasses.replace(TINY_TOKEN, depth=5))
     images = _images(16, 32)
-    variables = _init(model, images)
+    variables = weights_of(model, images)
     again = dataclasses.replace(model, remat=True)
     assert jax.tree.structure(variables) == jax.tree.structure(_shapes(again))
 

@@ -32,8 +32,9 @@ SMALL = [
 SMALL_DINOV2 = [*SHORT, "--config.data.augment.resize=32", "--config.data.augment.crop=28"]
 SMALL_STUDY = ["--config.study.seeds=(0,)"]
 # Where a command is about images or weights and not about the model, one branch is enough: a
-# transformer's twelve layers are traced and compiled for half a minute. `runs/fusion` has both.
-_ONE_BRANCH = ["--config.model.branches=('resnet18',)"]
+# transformer's twelve layers are traced and compiled for half a minute. `runs/fusion` has both. It
+# is the model of `configs/resnet18.py`, so that the next command finds its programs.
+_ONE_BRANCH = ["--config.model.branches=('resnet18',)", "--config.model.hidden=()"]
 _LESS = {
     "runs/demo": [*_ONE_BRANCH, "--config.data.phantoms=30"],
     "runs/external": _ONE_BRANCH,

@@ -1,8 +1,12 @@
-"""A model of a few hundred parameters with everything that training has to handle."""
+"""A model of a few hundred parameters with everything that training handles; weights of any."""
+
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbusi.models.fusion import Output
 
@@ -21,3 +25,10 @@ class TinyModel(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         auxiliary = (nn.Dense(3, name="auxiliary")(x),) if train else ()
         return Output(nn.Dense(3, name="head")(x), auxiliary, {"tiny": x})
+
+
+def weights_of(model: nn.Module, images: np.ndarray) -> Any:
+    """A model's first variables, from a program that runs once and so is not optimised."""
+    init = functools.partial(model.init, train=False)
+    quick = jax.jit(init, compiler_options={"xla_backend_optimization_level": 1})
+    return quick(jax.random.key(0), images)
