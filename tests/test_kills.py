@@ -22,7 +22,7 @@ from tests.runs import FULL_CAMPAIGN, read
 from tests.tiny import TinyModel
 
 ROOT = Path(__file__).parents[1]
-KILLS = 50 if FULL_CAMPAIGN else 4
+KILLS = 50 if FULL_CAMPAIGN else 2
 STEPS = 48
 
 
