@@ -64,7 +64,7 @@ class Program:
 
     def signal_after(self, seconds, number):
         """Sends a signal some time after training began; returns whether it was in time."""
-        assert self._training.wait(timeout=120)
+        assert self._training.wait(timeout=400)
         time.sleep(seconds)
         alive = self.process.poll() is None
         self.process.send_signal(number)
@@ -72,10 +72,12 @@ class Program:
 
     def end(self):
         """Waits for the end; returns the status."""
-        status = self.process.wait(timeout=120)
-        self._reader.join()
-        self.process.stdout.close()
-        return status
+        try:
+            return self.process.wait(timeout=400)
+        finally:
+            self.process.kill()
+            self._reader.join()
+            self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
