@@ -1,10 +1,18 @@
-"""A model of a few hundred parameters with everything that training has to handle."""
+"""Models of a few hundred parameters with everything that has to be handled."""
+
+import contextlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 
-from jaxbusi.models.fusion import Output
+from jaxbusi import train
+from jaxbusi.models import resnet
+from jaxbusi.models.fusion import Classifier, Output
+from jaxbusi.models.vit import ViTSize
+
+TINY_VIT = ViTSize(patch=8, width=8, depth=2, heads=2, mlp=16)
 
 
 class TinyModel(nn.Module):
@@ -21,3 +29,14 @@ class TinyModel(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         auxiliary = (nn.Dense(3, name="auxiliary")(x),) if train else ()
         return Output(nn.Dense(3, name="head")(x), auxiliary, {"tiny": x})
+
+
+@contextlib.contextmanager
+def tiny_fusion(**changes):
+    """Every run has the real classifier with two stages, one block each, and two layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "STAGES", ((4, 1), (8, 2)))
+        patch.setattr(resnet, "BLOCKS", 1)
+        model = Classifier(**{"vit": TINY_VIT, "hidden": (8,), **changes})
+        patch.setattr(train, "build_model", lambda *_: model)
+        yield model
