@@ -117,7 +117,7 @@ def small():
 
 @pytest.mark.usefixtures("small")
 def test_contributions_sum_to_the_predictions_of_the_run(run, monkeypatch):
-    document = explain(run)
+    document, _ = explain(run)
     assert document == json.loads((run / "explain" / "explain.json").read_text())
     rows = Predictions.read_csv(run / "predictions_test.csv").originals()
     predicted = dict(zip(rows.image, rows.probabilities, strict=True))
@@ -137,7 +137,7 @@ def test_contributions_sum_to_the_predictions_of_the_run(run, monkeypatch):
     assert folder.exists()
     [image] = [image for image in document["images"] if image["image"] == rows.image[0]]
     root = json.loads((run / "config.json").read_text())["config"]["data"]["root"]
-    again = explain(run, [f"{root}/{rows.image[0]}"])
+    again, _ = explain(run, [f"{root}/{rows.image[0]}"])
     assert (run / "explain" / "inputs" / "explain.json").exists()
     assert again["images"][0]["truth"] is None
     np.testing.assert_allclose(
@@ -148,10 +148,10 @@ def test_contributions_sum_to_the_predictions_of_the_run(run, monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_kept_means_are_checked(run):
     path = run / "explain" / "training_means.npz"
-    good = explain(run)["images"]
+    good = explain(run)[0]["images"]
     before = path.read_bytes()
     path.write_bytes(before[:100])
-    assert explain(run)["images"] == good
+    assert explain(run)[0]["images"] == good
     assert path.read_bytes() == before
 
 
@@ -171,7 +171,7 @@ def write_arm(run, folder, branches, split=None):
 @pytest.mark.usefixtures("small")
 def test_retrained_arms_beside(run, tmp_path):
     arms = [write_arm(run, tmp_path / name, [name]) for name in ("resnet18", "vit")]
-    document = explain(run, arms=arms)
+    document, _ = explain(run, arms=arms)
     found = document["arms"]["alone"]["all"]
     assert found["vit"]["accuracy"]["value"] == found["vit"]["probability"]["value"] == 1
     assert found["none"]["accuracy"]["value"] == pytest.approx(3 / 6)  # benign, the commonest

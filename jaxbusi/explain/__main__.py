@@ -9,6 +9,7 @@ Without INPUT the run's test part is explained, and its report gets a section on
 import argparse
 import functools
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
@@ -28,7 +29,9 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m jaxbusi.explain",
         description="Explain the answers of a trained run: what each branch contributes to them "
-        "(exact Shapley values). Writes explain.json. For research only.",
+        "(exact Shapley values), where each looks and how much of that is the lesion, and how far "
+        "answers rest on calipers, text and borders. Writes explain.json, pictures and a page. For "
+        "research only.",
     )
     parser.add_argument(
         "inputs",
@@ -55,13 +58,43 @@ def _parser() -> Parser:
         help="runs on the same split that were trained with a single branch each, to be shown "
         "beside",
     )
+    parser.add_argument(
+        "--pictures",
+        type=_count,
+        default=12,
+        metavar="N",
+        help="how many images to draw: the surest right and the surest wrong answers (default: 12)",
+    )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is no number of images; give 0 or more")
+    return int(text)
 
 
 def _work(arguments: argparse.Namespace) -> None:
     from jaxbusi.explain.explanation import explain
 
-    explain(arguments.workdir, arguments.inputs, arguments.out, arms=arguments.arms)
+    document, out = explain(
+        arguments.workdir,
+        arguments.inputs,
+        arguments.out,
+        arms=arguments.arms,
+        count=arguments.pictures,
+    )
+    print(_summary(document, out))
+
+
+def _summary(document: dict[str, Any], out: Path) -> str:
+    shares = document["contributions"]["shares"]["all"]
+    lines = [f"{len(document['images'])} images; of what moves their probabilities:"]
+    for name in document["branches"]:
+        ends = [shares[name][key] for key in ("value", "low", "high")]
+        value, low, high = ("?" if end is None else f"{100 * end:.1f}" for end in ends)
+        lines.append(f"  {name}: {value} % ({low}–{high})")
+    return "\n".join([*lines, f"open {out / 'explain.html'}"])
 
 
 if __name__ == "__main__":

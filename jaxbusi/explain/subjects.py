@@ -97,6 +97,12 @@ def of_inputs(given: Sequence[str]) -> list[Subject]:
     ]
 
 
+def truth_of(subjects: Sequence[Subject]) -> np.ndarray | None:
+    """int64[N], the classes; None where one is not known."""
+    labels = [subject.label for subject in subjects]
+    return None if None in labels else np.array(labels, np.int64)
+
+
 def batches(subjects: Sequence[Subject], size: int, side: int) -> Generator[Batch]:
     """Reads the subjects in order, ahead of their use.
 
