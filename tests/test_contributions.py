@@ -1,21 +1,10 @@
-"""What the branches contribute: exact, of a run as it predicts, and beside retrained arms."""
-
-import json
-import subprocess
-import sys
+"""What the branches contribute, where the answer is known by hand."""
 
 import numpy as np
 import pytest
 
-from jaxbusi.data.records import CLASSES
-from jaxbusi.errors import UserError
-from jaxbusi.evaluation.predictions import Predictions
-from jaxbusi.explain import contributions, means
+from jaxbusi.explain import contributions
 from jaxbusi.explain.averages import mean_over, ratio_intervals
-from jaxbusi.explain.explanation import explain
-from jaxbusi.train import train_and_evaluate
-from tests.runs import make_config
-from tests.tiny import tiny_fusion
 
 
 def value(**worth):
@@ -99,106 +88,3 @@ def test_images_of_one_unit_are_one_piece_of_evidence():
     sure = ratio_intervals({"x": mean_over(values**0)}, label, apart, seed=0, of_hits=["x"])["x"]
     assert sure["exact"]
     assert sure["low"] == pytest.approx(0.025 ** (1 / 40))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, phantoms):
-    workdir = tmp_path_factory.mktemp("run")
-    with tiny_fusion():
-        train_and_evaluate(make_config(phantoms, num_epochs=1.0), workdir)
-    return workdir
-
-
-@pytest.fixture
-def small():
-    with tiny_fusion():
-        yield
-
-
-@pytest.mark.usefixtures("small")
-def test_contributions_sum_to_the_predictions_of_the_run(run, monkeypatch):
-    document, _ = explain(run)
-    assert document == json.loads((run / "explain" / "explain.json").read_text())
-    rows = Predictions.read_csv(run / "predictions_test.csv").originals()
-    predicted = dict(zip(rows.image, rows.probabilities, strict=True))
-    assert {image["image"] for image in document["images"]} == set(predicted)
-    for image in document["images"]:
-        summed = sum(np.array(phi) for phi in image["contributions"].values())
-        difference = predicted[image["image"]] - np.array(image["baseline"])
-        np.testing.assert_allclose(summed, difference, atol=1e-5)
-        assert image["answer"] == CLASSES[predicted[image["image"]].argmax()]
-    alone = document["contributions"]["alone"]["all"]
-    accuracy = json.loads((run / "results.json").read_text())["parts"]["test"]["images"]["accuracy"]
-    assert alone["resnet18+vit"]["accuracy"]["value"] == pytest.approx(accuracy["value"])
-
-    # Files are explained from the means that were kept, without the training images.
-    monkeypatch.setattr(means, "_means", None)
-    folder = next(run.glob("split.csv"))
-    assert folder.exists()
-    [image] = [image for image in document["images"] if image["image"] == rows.image[0]]
-    root = json.loads((run / "config.json").read_text())["config"]["data"]["root"]
-    again, _ = explain(run, [f"{root}/{rows.image[0]}"])
-    assert (run / "explain" / "inputs" / "explain.json").exists()
-    assert again["images"][0]["truth"] is None
-    np.testing.assert_allclose(
-        again["images"][0]["contributions"]["vit"], image["contributions"]["vit"], atol=1e-6
-    )
-
-
-@pytest.mark.usefixtures("small")
-def test_kept_means_are_checked(run):
-    path = run / "explain" / "training_means.npz"
-    good = explain(run)[0]["images"]
-    before = path.read_bytes()
-    path.write_bytes(before[:100])
-    assert explain(run)[0]["images"] == good
-    assert path.read_bytes() == before
-
-
-def write_arm(run, folder, branches, split=None):
-    """A run of fewer branches on the same split, that is right about everything."""
-    folder.mkdir()
-    config = json.loads((run / "config.json").read_text())
-    config["config"]["model"]["branches"] = list(branches)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "split.csv").write_bytes(split or (run / "split.csv").read_bytes())
-    rows = Predictions.read_csv(run / "predictions_test.csv")
-    right = Predictions(rows.image, rows.copy, rows.label, np.eye(3)[rows.label])
-    right.write_csv(folder / "predictions_test.csv")
-    return folder
-
-
-@pytest.mark.usefixtures("small")
-def test_retrained_arms_beside(run, tmp_path):
-    arms = [write_arm(run, tmp_path / name, [name]) for name in ("resnet18", "vit")]
-    document, _ = explain(run, arms=arms)
-    found = document["arms"]["alone"]["all"]
-    assert found["vit"]["accuracy"]["value"] == found["vit"]["probability"]["value"] == 1
-    assert found["none"]["accuracy"]["value"] == pytest.approx(3 / 6)  # benign, the commonest
-    together = document["contributions"]["alone"]["all"]["resnet18+vit"]
-    assert found["resnet18+vit"] == together
-    moves = document["arms"]["moves"]["all"]
-    sums = sum(moves[name]["value"] for name in ("resnet18", "vit"))
-    start = found["none"]["probability"]["value"]
-    assert sums == pytest.approx(together["probability"]["value"] - start)
-    with pytest.raises(UserError, match="no run with vit is given"):
-        explain(run, arms=arms[:1])
-    with pytest.raises(UserError, match="was trained with resnet18; give one run for each"):
-        explain(run, arms=[*arms, arms[0]])
-    split = (run / "split.csv").read_bytes().replace(b",train,", b",test,", 1)
-    other = write_arm(run, tmp_path / "other", ["vit"], split)
-    with pytest.raises(UserError, match="divides the images otherwise"):
-        explain(run, arms=[arms[0], other])
-    with pytest.raises(UserError, match="leave INPUT out"):
-        explain(run, ["x.png"], arms=arms)
-
-
-def test_bad_use_is_one_line_and_status_2(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "jaxbusi.explain", "--workdir", str(tmp_path / "none")],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 2
-    assert "holds no run" in result.stderr.splitlines()[-1]
-    assert not (tmp_path / "none").exists()

@@ -29,11 +29,11 @@ def test_an_even_map_is_even_and_a_peak_lies_where_it_is():
     even = pictures.overlay(np.ones((7, 7), np.float32), (30, 50))
     assert even.shape == (30, 50, 4)
     assert np.ptp(even, axis=(0, 1)).max() < 1e-6
-    assert even[0, 0, 3] == pytest.approx(0.75 / 4)
+    assert even[0, 0, 3] == pytest.approx(0.8 / 3)
     peak = np.zeros((7, 7), np.float32)
     peak[1, 5] = 3
     alpha = pictures.overlay(peak, (70, 140))[..., 3]
-    assert alpha[14:16, 108:112].min() == pytest.approx(0.75)
+    assert alpha[14:16, 108:112].min() == pytest.approx(0.8)
     assert alpha[:, :60].max() == 0
     assert pictures.overlay(np.zeros((7, 7), np.float32), (9, 9))[..., 3].max() == 0
 

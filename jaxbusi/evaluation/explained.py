@@ -19,8 +19,6 @@ BRANCHES: dict[str, str] = {
     "googlenet": "GoogLeNet",
 }
 
-_GROUPS = {"all": "all images"} | {name: f"{name} images" for name in CLASSES}
-
 
 def read(workdir: Path, step: int) -> dict[str, Any] | None:
     """What the report shows of `explain/explain.json` in a workdir.
@@ -66,7 +64,7 @@ def content(document: Mapping[str, Any], folder: Path, shown: int) -> dict[str, 
             "+".join(sorted(names)) or "none": _words(names)
             for names in _coalitions(document["branches"])
         },
-        "groups": _GROUPS,
+        "groups": ["all", *CLASSES],
         "pictures": [
             page.embed(Picture(folder / one["file"], "explained", "", one["title"], one["alt"]))
             | {"image": one["image"]}

@@ -150,11 +150,12 @@ def _describe(
         for level, maps in drawn.items()
     }
     label = answer if truth is None else truth
-    agreed = {
-        level: {name: agreement.agree(rows, seen.lesions, units) for name, rows in maps.items()}
-        for level, maps in {"trained": seen.maps, **drawn}.items()
-        if seen.lesions.any()
-    }
+    agreed = {}
+    if seen.lesions is not None and seen.lesions.any():
+        for level, maps in {"trained": seen.maps, **drawn}.items():
+            agreed[level] = {
+                name: agreement.agree(rows, seen.lesions, units) for name, rows in maps.items()
+            }
     summed = functools.partial(contributions.summarize, truth=truth, units=units, seed=seed)
     names = [subject.name for subject in chosen]
     described = {

@@ -29,7 +29,8 @@ class Observed:
     Attributes:
       values: probabilities of every coalition, float64[N, 3] each.
       maps: by key, of the answer.
-      lesions: f32[N, side, side] of `agreement.square`; empty where no lesion is known.
+      lesions: f32[N, side, side] of `agreement.square`; None where no image has a mask, as they
+        take a quarter of a megabyte each.
       changes: float64[N] by kind of `occlusion.KINDS`, of the answer's probability; NaN where the
         image has nothing of the kind.
       changed: float64[N] by kind, 1 where another answer is given, else 0, or NaN.
@@ -37,7 +38,7 @@ class Observed:
 
     values: Values
     maps: Maps
-    lesions: np.ndarray
+    lesions: np.ndarray | None
     changes: dict[str, np.ndarray]
     changed: dict[str, np.ndarray]
 
@@ -54,16 +55,19 @@ def observe(looker: Looker, means: Features, chosen: Sequence[Subject]) -> Obser
       ImageError: an image or a mask cannot be read.
     """
     found: list[Observed] = []
+    masked = any(subject.masks for subject in chosen)
     source = subjects.batches(chosen, looker.batch, looker.side)
     bar = progress_bar(len(chosen), "explaining", "image")
     with contextlib.closing(bar), contextlib.closing(source):
         for batch in source:
-            found.append(_observe(looker, means, batch))
+            found.append(_observe(looker, means, batch, masked))
             bar.update(len(batch.subjects))
     return Observed(
         _joined([part.values for part in found]),
         _joined([part.maps for part in found]),
-        np.concatenate([part.lesions for part in found]),
+        np.concatenate([part.lesions for part in found if part.lesions is not None])
+        if masked
+        else None,
         _joined([part.changes for part in found]),
         _joined([part.changed for part in found]),
     )
@@ -85,7 +89,7 @@ def maps_under(
     return _joined(found)
 
 
-def _observe(looker: Looker, means: Features, batch: Batch) -> Observed:
+def _observe(looker: Looker, means: Features, batch: Batch, masked: bool) -> Observed:
     count = len(batch.subjects)
     features, maps = looker.look(batch.squares)
     values = coalition_values(looker.head, features, means)
@@ -95,7 +99,7 @@ def _observe(looker: Looker, means: Features, batch: Batch) -> Observed:
         for subject, image in zip(batch.subjects, batch.images, strict=True)
     ]
     changes, changed = _occlude(looker, batch, lesions, values[frozenset(looker.branches)])
-    squares = np.stack([agreement.square(lesion) for lesion in lesions])
+    squares = np.stack([agreement.square(lesion) for lesion in lesions]) if masked else None
     maps = {name: rows[:count] for name, rows in maps.items()}
     return Observed(values, maps, squares, changes, changed)
 

@@ -18,9 +18,9 @@ from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation.canvas import printable, style, write
 from jaxbusi.explain.saliency import NAMES
 
-_COLOURS = "inferno"  # As even in print and under every colour blindness as on a screen.
-_STRONGEST = 0.75  # Opacity at the end of the scale; where a map is 0 it hides nothing.
-_REACH = 4  # End of the scale, in multiples of what an even map has everywhere.
+_COLOURS = "plasma"  # Even in print, under every colour blindness, and not black on black images.
+_STRONGEST = 0.8  # Opacity at the end of the scale; where a map is 0 it hides nothing.
+_REACH = 3  # End of the scale, in multiples of what an even map has everywhere.
 _DPI = 120  # The pictures are photographs: at the 200 of the charts a page takes 10 MB.
 _BRANCHES = {
     "resnet18": ("ResNet18 (local)", "#0072B2"),
