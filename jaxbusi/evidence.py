@@ -17,7 +17,7 @@ from jaxbusi.data import pipeline, splits
 from jaxbusi.data.images import decode_image, read_file
 from jaxbusi.data.parts import Part, PartSet
 from jaxbusi.data.store import ImageStore
-from jaxbusi.evaluation import baselines, figures, present, report, results
+from jaxbusi.evaluation import baselines, explained, figures, present, report, results
 from jaxbusi.evaluation.intervals import Interval
 from jaxbusi.evaluation.predictions import PARTS, Predictions
 from jaxbusi.logs import read_history
@@ -80,6 +80,7 @@ def write_evidence(
         predictions=judged,
         pictures=pictures,
         skipped=parts.skipped,
+        explained=explained.read(workdir, checkpoint["step"]),
     )
     report.write_report(workdir / "report.html", run)
     for name in predictions:

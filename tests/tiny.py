@@ -1,5 +1,6 @@
-"""A model of a few hundred parameters with everything that training handles; weights of any."""
+"""Models of a few hundred parameters with everything that has to be handled; weights of any."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -7,8 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxbusi.models.fusion import Output
+from jaxbusi import train
+from jaxbusi.models import resnet
+from jaxbusi.models.fusion import Classifier, Output
+from jaxbusi.models.vit import ViTSize
+
+TINY_VIT = ViTSize(patch=8, width=8, depth=2, heads=2, mlp=16)
 
 
 class TinyModel(nn.Module):
@@ -32,3 +39,14 @@ def weights_of(model: nn.Module, images: np.ndarray) -> Any:
     init = functools.partial(model.init, train=False)
     quick = jax.jit(init, compiler_options={"xla_backend_optimization_level": 1})
     return quick(jax.random.key(0), images)
+
+
+@contextlib.contextmanager
+def tiny_fusion(**changes):
+    """Every run has the real classifier with two stages, one block each, and two layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "STAGES", ((4, 1), (8, 2)))
+        patch.setattr(resnet, "BLOCKS", 1)
+        model = Classifier(**{"vit": TINY_VIT, "hidden": (8,), **changes})
+        patch.setattr(train, "build_model", lambda *_: model)
+        yield model

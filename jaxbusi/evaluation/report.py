@@ -74,6 +74,7 @@ class Run:
       predictions: by part, those of `results`, as `present.renormalise` gives them.
       pictures: of `figures.write_all`.
       skipped: (name, reason) of images that could not be read and were left out.
+      explained: of `explained.read`; None where the run was not explained.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Run:
     predictions: Mapping[str, Predictions]
     pictures: Sequence[Picture]
     skipped: Sequence[tuple[str, str]] = ()
+    explained: Mapping[str, Any] | None = None
 
 
 def write_report(path: Path | str, run: Run) -> None:

@@ -127,7 +127,7 @@ class Classifier(nn.Module):
         for branch, _, _ in self.normalization:
             _check_known(branch, BRANCHES, "the model's normalization")
         if "vit" in self.branches:
-            check_pooling(self._vit_size(), self.pooling)
+            check_pooling(self.vit_size(), self.pooling)
         super().__post_init__()
 
     @nn.compact
@@ -157,7 +157,7 @@ class Classifier(nn.Module):
             if name == "resnet18":
                 feature = ResNet18(self.dtype, name=name)(inputs, train=learns)
             elif name == "vit":
-                size = self._vit_size()
+                size = self.vit_size()
                 feature = ViT(size, self.pooling, self.dtype, self.remat, name=name)(inputs)
             else:
                 feature, auxiliary = GoogLeNet(
@@ -178,7 +178,8 @@ class Classifier(nn.Module):
         mean_, std_ = (jnp.asarray(x, scaled.dtype).reshape(shape) for x in (mean, std))
         return (scaled - mean_) / std_
 
-    def _vit_size(self) -> ViTSize:
+    def vit_size(self) -> ViTSize:
+        """The transformer's geometry, with the class token that the model gives it."""
         size = vit_size(self.vit) if isinstance(self.vit, str) else self.vit
         if self.class_token is None:
             return size
