@@ -22,7 +22,7 @@ import numpy as np
 from jaxbusi import __version__, atomic, train
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import inputs
-from jaxbusi.data.images import ImageError, decode_image
+from jaxbusi.data.images import ImageError
 from jaxbusi.data.store import usable_cores
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
@@ -245,15 +245,12 @@ class _Batches:
         paths = self._paths[images.start : images.stop]
         names = [inputs.shown(path) for path in paths]
         errors: list[str | None] = [None] * len(paths)
-        for row, (path, name) in enumerate(zip(paths, names, strict=True)):
-            try:
-                image = decode_image(Path(os.fsdecode(path)).read_bytes(), name)
-                squares[row] = self._predictor.square(image)
-            except ImageError as error:
-                errors[row] = error.reason
-            except OSError as error:
-                reason = error.strerror or error
-                errors[row] = f"cannot be read ({reason}); check the file and its permissions"
+        with inputs.Reader() as reader:
+            for row, (path, name) in enumerate(zip(paths, names, strict=True)):
+                try:
+                    squares[row] = self._predictor.square(reader.read(path, name))
+                except ImageError as error:
+                    errors[row] = error.reason
         return _Read(names, errors, squares)
 
 

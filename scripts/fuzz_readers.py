@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbusi.errors import UserError
-from scripts import fuzz_mutations, fuzz_seeds, fuzz_weights
+from scripts import fuzz_dicom, fuzz_mutations, fuzz_seeds, fuzz_weights
 from scripts.fuzz_mutations import Inside, mutate
 
 _NOT_WHOLE = (
@@ -71,6 +71,24 @@ def _image(data: bytes, folder: Path) -> None:
     from jaxbusi.data.images import decode_image
 
     decode_image(data, "benign/benign (1).png")
+
+
+def _dicom(data: bytes, folder: Path) -> None:
+    from jaxbusi.data import dicom
+    from jaxbusi.data.images import decode_image
+
+    path = _written(data, folder / "clip.dcm")
+    frames = dicom.count_frames(str(path))
+    try:
+        if frames == 1:
+            decode_image(data, path.name)
+        else:
+            with dicom.open_clip(path, path.name) as clip:
+                clip.read(frames)
+    except UserError as error:
+        if fuzz_dicom.PATIENT[:4] in str(error):
+            raise ValueError("the patient is named") from error
+        raise
 
 
 def _mask(data: bytes, folder: Path) -> None:
@@ -300,6 +318,7 @@ READERS: dict[str, Reader] = {
         Reader("jpeg", 2000, _plain(fuzz_seeds.jpeg), _image),
         Reader("tiff", 2400, _plain(fuzz_seeds.tiff), _image, fuzz_mutations.inside_tiff),
         Reader("bmp", 1400, _plain(fuzz_seeds.bmp), _image),
+        Reader("dicom", 2400, _plain(fuzz_seeds.dicom), _dicom),
         Reader("mask", 1200, _plain(fuzz_seeds.masks), _mask),
         Reader("table", 1200, _plain(fuzz_seeds.tables), _table, prepare=fuzz_seeds.write_set),
         Reader("split", 1200, _plain(fuzz_seeds.splits), _split),

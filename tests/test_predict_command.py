@@ -21,6 +21,7 @@ from jaxbusi.prediction_files import COLUMNS
 from jaxbusi.predictor import Predictor
 from jaxbusi.shards import Shard
 from jaxbusi.train import train_and_evaluate
+from scripts.fuzz_dicom import encode
 from tests.disks import fill
 from tests.runs import make_config
 from tests.tiny import TinyModel
@@ -86,6 +87,31 @@ def test_every_file_has_its_row(here):
     for row, probabilities in zip(rows, wanted, strict=True):
         assert row["predicted"] == Predictor.classes[np.argmax(probabilities)]
         assert row["error"] == ""
+
+
+def test_every_frame_of_a_clip_has_its_row(here):
+    folder = here.with_name("clips")
+    folder.mkdir()
+    frames = [np.full((20, 30), 12 * n, np.uint8) for n in range(1, 13)]
+    whole = encode([frame.tobytes() for frame in frames], (20, 30))
+    (folder / "IM1").write_bytes(whole)  # without an ending, as archives name them
+    (folder / "clip.dcm").write_bytes(whole)
+    (folder / "one.dcm").write_bytes(encode([frames[4].tobytes()], (20, 30), "MONOCHROME1"))
+    (folder / "torn.dcm").write_bytes(whole[:-30])
+    outcome = predict_files(Path("run"), [str(folder)], f"{here}/", part_rows=PART_ROWS)
+    assert (outcome.images, outcome.failed) == (26, 1)
+    rows = pq.read_table(here).to_pylist()
+    numbered = [f"{folder}/{name}#{n}" for name in ("IM1", "clip.dcm") for n in range(1, 13)]
+    assert [row["image"] for row in rows] == [
+        *numbered,
+        *(f"{folder}/{n}.dcm" for n in ("one", "torn")),
+    ]
+    assert rows[-1]["error"].startswith("is truncated")
+    images = [
+        np.repeat(frame[:, :, None], 3, axis=2) for frame in (*frames, *frames, 255 - frames[4])
+    ]
+    found = np.array([[row[name] for name in Predictor.classes] for row in rows[:-1]])
+    np.testing.assert_allclose(found, Predictor.load("run")(images), atol=1e-6)
 
 
 def test_the_formats_hold_the_same(here):
