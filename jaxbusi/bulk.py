@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbusi import __version__, atomic, train
+from jaxbusi import __version__, atomic, calibration_file, train
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import inputs
 from jaxbusi.data.images import ImageError
@@ -139,13 +139,21 @@ def _load(workdir: Path) -> tuple[Predictor, dict[str, Any]]:
     """The run on the devices of this process, and what it is."""
     mesh = make_mesh(jax.local_devices())
     run = train.load_model(workdir, mesh)
+    temperature, why = calibration_file.read(workdir, run.step)
+    if temperature is None:
+        logging.warning("the probabilities are not calibrated: %s", why)
+    else:
+        logging.info("the probabilities are calibrated at temperature %.3f, %s", temperature, why)
     about = {
         "jaxbusi": __version__,
         "checkpoint_step": run.step,
         "weights_sha256": weights_sha256(run.variables),
         "config_sha256": workdirs.config_sha256(workdir),
+        "calibrated": temperature is not None,
+        "temperature": temperature,
     }
-    return Predictor(run.model, run.variables, run.settings.data.augment.crop, mesh), about
+    size = run.settings.data.augment.crop
+    return Predictor(run.model, run.variables, size, mesh, temperature or 1.0), about
 
 
 def weights_sha256(variables: Tree) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxbusi import train
+from jaxbusi import calibration_file, train
 from jaxbusi.data.images import resize
 from jaxbusi.data.records import CLASSES
+from jaxbusi.errors import UserError
 from jaxbusi.state import Tree, batch_sharding, make_mesh, replicated
 
 _BATCH = 16
@@ -36,31 +37,49 @@ class Predictor:
 
     classes: tuple[str, ...] = CLASSES
 
-    def __init__(self, model: nn.Module, variables: Tree, image_size: int, mesh: Mesh):
-        """Takes a `Classifier`, its weights, the side of its input, and the devices they are on."""
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Tree,
+        image_size: int,
+        mesh: Mesh,
+        temperature: float = 1.0,
+    ):
+        """Takes a `Classifier`, its weights, the side of its input, and the devices they are on.
+
+        The logits are divided by the temperature.
+        """
         self.image_size = image_size
         self.devices = mesh.size
         self._variables = variables
         self._sharding = batch_sharding(mesh)
         self._apply = jax.jit(
-            functools.partial(_probabilities, model),
+            functools.partial(_probabilities, model, temperature),
             in_shardings=(replicated(mesh), self._sharding),
             out_shardings=self._sharding,
         )
 
     @classmethod
-    def load(cls, workdir: str | Path) -> "Predictor":
+    def load(cls, workdir: str | Path, *, calibrated: bool = False) -> "Predictor":
         """Reads the weights that the run's evaluation applied.
 
         Args:
           workdir: a folder that `python -m jaxbusi.main` wrote.
+          calibrated: whether the probabilities are those at the temperature that was fitted on the
+            validation part, as the command gives them; by default they are the model's own.
 
         Raises:
-          UserError: the workdir holds no run or no checkpoint.
+          UserError: the workdir holds no run, no checkpoint, or no temperature that is asked for.
         """
         mesh = make_mesh(jax.local_devices()[:1])
         run = train.load_model(workdir, mesh)
-        return cls(run.model, run.variables, run.settings.data.augment.crop, mesh)
+        temperature = 1.0
+        if calibrated:
+            found, why = calibration_file.read(Path(workdir), run.step)
+            if found is None:
+                raise UserError(f"{workdir}: the probabilities cannot be calibrated: {why}")
+            temperature = found
+        return cls(run.model, run.variables, run.settings.data.augment.crop, mesh, temperature)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Classifies images.
@@ -114,6 +133,8 @@ class Predictor:
         return np.zeros((self.image_size, self.image_size, 3), np.uint8)
 
 
-def _probabilities(model: nn.Module, variables: Tree, images: jax.Array) -> jax.Array:
+def _probabilities(
+    model: nn.Module, temperature: float, variables: Tree, images: jax.Array
+) -> jax.Array:
     output: Any = model.apply(variables, images, train=False)
-    return jax.nn.softmax(output.logits)
+    return jax.nn.softmax(output.logits / temperature)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxbusi import bulk, predict, train
+from jaxbusi import bulk, calibration_file, predict, train
 from jaxbusi.bulk import predict_files
 from jaxbusi.data.images import decode_image
 from jaxbusi.data.threads import in_threads
@@ -112,6 +112,48 @@ def test_every_frame_of_a_clip_has_its_row(here):
     ]
     found = np.array([[row[name] for name in Predictor.classes] for row in rows[:-1]])
     np.testing.assert_allclose(found, Predictor.load("run")(images), atol=1e-6)
+
+
+def probabilities(path):
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["error"]]
+    return np.array([[float(row[name]) for name in Predictor.classes] for row in rows])
+
+
+def test_probabilities_are_calibrated_where_the_run_was(here, run, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    predicted(here / "raw.csv")
+    assert "the probabilities are not calibrated: the run has no validation part" in caplog.text
+    about = json.loads((here / "raw.csv.json").read_text())
+    assert (about["calibrated"], about["temperature"]) == (False, None)
+    in_parts(here / "parts", shard=Shard(0, 4))
+    path = run / "run" / "calibration.json"
+    fitted = {"temperature": 2.5, "fitted_on": "validation", "images": 6, "at_edge": False}
+    try:
+        calibration_file.write(run / "run", fitted, 3)
+        predicted(here / "p.csv")
+        assert "temperature 2.500, fitted on 6 images of the validation part" in caplog.text
+        about = json.loads((here / "p.csv.json").read_text())
+        assert (about["calibrated"], about["temperature"]) == (True, 2.5)
+        powers = probabilities(here / "raw.csv") ** (1 / 2.5)
+        wanted = powers / powers.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(probabilities(here / "p.csv"), wanted, atol=1e-6)
+        with pytest.raises(UserError, match="before the run was evaluated again; name another"):
+            in_parts(here / "parts")
+        for changed, step, message in (
+            ({}, 4, "calibration.json is of step 4, the weights are of step 3; run python -m"),
+            ({"at_edge": True}, 3, "no temperature fits the 6 images"),
+        ):
+            calibration_file.write(run / "run", fitted | changed, step)
+            predicted(here / "again.csv")
+            assert message in caplog.text
+            assert (here / "again.csv").read_bytes() == (here / "raw.csv").read_bytes()
+        for broken in ("{", "[]", '{"temperature": -1.0}', '{"temperature": 2.0}'):
+            path.write_text(broken)
+            with pytest.raises(UserError, match=r"calibration.json cannot be read \(.*evaluate"):
+                predicted(here / "p.csv")
+    finally:
+        path.unlink()
 
 
 def test_the_formats_hold_the_same(here):
