@@ -23,7 +23,7 @@ MANIFEST = "_manifest.json"
 
 _ERROR = COLUMNS.index("error")
 _MODEL = ("weights_sha256", "config_sha256", "checkpoint_step")
-_JUDGED = ("temperature",)
+_JUDGED = ("temperature", "familiarity_sha256")
 _LIST = ("images", "images_sha256")
 
 
@@ -101,6 +101,8 @@ class Parts:
                 f"{path} cannot be read ({reason}); delete it and run the same command again"
             ) from error
         other = _differing(about, self.about, (*_LIST, *_MODEL, *_JUDGED))
+        if tuple(found.schema.names) != COLUMNS:
+            raise UserError(f"{path} is of another version; name another --out")
         if other or found.num_rows != len(self.images_of(part)):
             raise UserError(f"{path} is of another list or model; delete it or name another --out")
         return found.num_rows - empty

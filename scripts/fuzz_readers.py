@@ -212,6 +212,40 @@ def _features(data: bytes, folder: Path) -> None:
         assert len(known.take(keys)["resnet18"]) == 6
 
 
+def _familiarity(data: bytes, folder: Path) -> None:
+    from jaxbusi import familiarity
+
+    _written(data, folder / familiarity.NAME)
+    found, _ = familiarity.read(folder, 3)
+    assert found is None or found.whitening.shape[0] == found.means.shape[1]
+
+
+def _familiarity_seeds(folder: Path) -> list[bytes]:
+    import numpy as np
+
+    from jaxbusi import familiarity
+
+    known = familiarity.Familiarity(np.ones((2, 4), np.float32), np.eye(4, dtype=np.float32), 9, 9)
+    familiarity.write(folder, known, 3)
+    return [(folder / familiarity.NAME).read_bytes()]
+
+
+def _calibration(data: bytes, folder: Path) -> None:
+    from jaxbusi import calibration_file
+
+    _written(data, folder / calibration_file.NAME)
+    temperature, _ = calibration_file.read(folder, 3)
+    assert temperature is None or temperature > 0
+
+
+def _calibration_seeds(folder: Path) -> list[bytes]:
+    from jaxbusi import calibration_file
+
+    fitted = {"temperature": 1.5, "fitted_on": "validation", "images": 20, "at_edge": False}
+    calibration_file.write(folder, fitted, 3)
+    return [(folder / calibration_file.NAME).read_bytes()]
+
+
 def _feature_seeds(folder: Path) -> list[bytes]:
     import numpy as np
 
@@ -338,6 +372,12 @@ READERS: dict[str, Reader] = {
         Reader(
             "beside", 300, _plain(fuzz_weights.beside), _beside, fuzz_mutations.inside_json,
             _prepare_beside,
+        ),
+        Reader(
+            "familiarity", 400, _familiarity_seeds, _familiarity, fuzz_mutations.inside_zip,
+        ),
+        Reader(
+            "calibration", 400, _calibration_seeds, _calibration, fuzz_mutations.inside_json,
         ),
         Reader("features", 400, _feature_seeds, _features, fuzz_mutations.inside_zip),
         Reader(

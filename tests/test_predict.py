@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from jaxbusi import train
+from jaxbusi import familiarity, train
 from jaxbusi.data.busi import read_records
 from jaxbusi.data.images import decode_image
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation.calibration import fit_temperature, scale
 from jaxbusi.evaluation.predictions import Predictions
+from jaxbusi.familiarity import Familiarity
 from jaxbusi.predict import Predictor
 from jaxbusi.train import train_and_evaluate
 from tests.runs import make_config
@@ -54,6 +55,18 @@ def test_the_probabilities_are_those_of_the_evaluation(run):
     (workdir / "calibration.json").unlink()
     with pytest.raises(UserError, match="cannot be calibrated: the run has no validation part"):
         Predictor.load(workdir, calibrated=True)
+
+    # Five images of a validation part are too few to say what is unlike the training data.
+    with pytest.raises(ValueError, match=r"has no familiarity\.npz"):
+        Predictor.load(workdir).distance(images)
+    fitted = Familiarity(np.ones((1, 4), np.float32), np.eye(4, dtype=np.float32), 9, 9)
+    familiarity.write(
+        workdir, fitted, json.loads((workdir / "results.json").read_text())["checkpoint"]["step"]
+    )
+    measured = Predictor.load(workdir).distance(images)
+    assert measured.shape == (len(images),)
+    assert measured.min() > 0
+    (workdir / "familiarity.npz").unlink()
 
     # More than one batch, of other sizes: each as if alone.
     rng = np.random.default_rng(0)

@@ -3,23 +3,28 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxbusi import bulk, calibration_file, predict, train
+from jaxbusi import bulk, calibration_file, familiarity, predict, train
 from jaxbusi.bulk import predict_files
-from jaxbusi.data.images import decode_image
+from jaxbusi.data.images import decode_image, resize
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
+from jaxbusi.familiarity import Familiarity
 from jaxbusi.prediction_files import COLUMNS
 from jaxbusi.predictor import Predictor
 from jaxbusi.shards import Shard
+from jaxbusi.state import make_mesh
+from jaxbusi.steps import joined
 from jaxbusi.train import train_and_evaluate
 from scripts.fuzz_dicom import encode
 from tests.disks import fill
@@ -74,7 +79,7 @@ def test_every_file_has_its_row(here):
     assert (outcome.images, outcome.failed, outcome.predicted) == (31, 1, 31)
     with (here / "p.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "benign", "malignant", "normal", "predicted", "error"]
+    assert tuple(rows[0]) == COLUMNS
     names = [row["image"] for row in rows]
     assert names == sorted([*map(str, Path("phantoms").glob("*/*).png")), TORN])
     bad = rows.pop(names.index(TORN))
@@ -156,6 +161,51 @@ def test_probabilities_are_calibrated_where_the_run_was(here, run, monkeypatch, 
         path.unlink()
 
 
+def test_images_unlike_the_training_data_are_told(here, run, monkeypatch, caplog):
+    """By hand: only the first feature counts, and two classes lie at 0 and 1 of it."""
+    caplog.set_level("INFO")
+    model = train.load_model(run / "run", make_mesh(jax.local_devices()[:1]))
+    images = [
+        decode_image(path.read_bytes(), "x") for path in sorted(Path("phantoms").glob("*/*).png"))
+    ]
+    squares = np.stack([resize(image, 16) for image in images])
+    features = joined(model.model.apply(model.variables, squares, train=False))
+    width = features.shape[1]
+    means = np.zeros((2, width), np.float32)
+    means[1, 0] = 1
+    whitening = np.zeros((width, width), np.float32)
+    near = np.minimum(abs(features[:, 0]), abs(features[:, 0] - 1))
+    whitening[0, 0] = 1 / np.median(near)  # half of the images are beyond the limit
+    wanted = near / np.median(near)
+    folder = here.with_name("copy")
+    shutil.copytree(run / "run", folder)
+    familiarity.write(folder, Familiarity(means, whitening, 100, 30), 3)
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        predict_files(folder, ["phantoms"], str(here / name))
+    assert "the limit on 30 of the validation part" in caplog.text
+    table = pq.read_table(here / "p.parquet").to_pylist()
+    lines = [json.loads(line) for line in (here / "p.jsonl").read_text().splitlines()]
+    with (here / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    good = [number for number, cells in enumerate(table) if cells["error"] is None]
+    np.testing.assert_allclose([table[n]["distance"] for n in good], wanted, atol=1e-5)
+    for cells, line, row in zip(table, lines, rows, strict=True):
+        far = None if cells["error"] else cells["distance"] > 1
+        assert cells["unfamiliar"] is line["unfamiliar"] is far
+        assert row["unfamiliar"] == ("" if far is None else str(far).lower())
+    count = sum(row["unfamiliar"] == "true" for row in rows)
+    assert 0 < count < 30
+    assert f"{count} of 30 images are unlike the training data" in caplog.text
+    about = json.loads((here / "p.csv.json").read_text())
+    assert len(about["familiarity_sha256"]) == 64
+
+    predicted(here / "p.csv")
+    assert "images unlike the training data cannot be told: the run has no valid" in caplog.text
+    assert json.loads((here / "p.csv.json").read_text())["familiarity_sha256"] is None
+    with (here / "p.csv").open(newline="") as file:
+        assert {row["distance"] + row["unfamiliar"] for row in csv.DictReader(file)} == {""}
+
+
 def test_the_formats_hold_the_same(here):
     for name in ("p.csv", "p.jsonl", "p.parquet"):
         predicted(here / name)
@@ -168,6 +218,7 @@ def test_the_formats_hold_the_same(here):
         assert list(line) == list(COLUMNS)
         for name in COLUMNS:
             text = "" if line[name] is None else str(line[name])
+            text = text.lower() if name == "unfamiliar" else text
             assert row[name] == text
             number = isinstance(line[name], float)
             assert cells[name] == (float(np.float32(line[name])) if number else line[name])
