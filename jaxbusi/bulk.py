@@ -19,10 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbusi import __version__, atomic, train
+from jaxbusi import __version__, atomic, calibration_file, familiarity, train
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import inputs
-from jaxbusi.data.images import ImageError, decode_image
+from jaxbusi.data.images import ImageError
 from jaxbusi.data.store import usable_cores
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
@@ -30,7 +30,7 @@ from jaxbusi.logs import progress_bar
 from jaxbusi.loop import StopSignals
 from jaxbusi.prediction_files import Rows, kind_of, open_file, require_pyarrow
 from jaxbusi.prediction_parts import Parts
-from jaxbusi.predictor import Predictor
+from jaxbusi.predictor import Judged, Predictor
 from jaxbusi.shards import Shard, find_shard
 from jaxbusi.state import Tree, make_mesh
 
@@ -139,13 +139,28 @@ def _load(workdir: Path) -> tuple[Predictor, dict[str, Any]]:
     """The run on the devices of this process, and what it is."""
     mesh = make_mesh(jax.local_devices())
     run = train.load_model(workdir, mesh)
+    temperature, why = calibration_file.read(workdir, run.step)
+    if temperature is None:
+        logging.warning("the probabilities are not calibrated: %s", why)
+    else:
+        logging.info("the probabilities are calibrated at temperature %.3f, %s", temperature, why)
+    familiar, why = familiarity.read(workdir, run.step)
+    if familiar is None:
+        logging.warning("images unlike the training data cannot be told: %s", why)
+    else:
+        logging.info("images are compared with the training data, %s", why)
     about = {
         "jaxbusi": __version__,
         "checkpoint_step": run.step,
         "weights_sha256": weights_sha256(run.variables),
         "config_sha256": workdirs.config_sha256(workdir),
+        "calibrated": temperature is not None,
+        "temperature": temperature,
+        "familiarity_sha256": None if familiar is None else familiar.sha256,
     }
-    return Predictor(run.model, run.variables, run.settings.data.augment.crop, mesh), about
+    size = run.settings.data.augment.crop
+    predictor = Predictor(run.model, run.variables, size, mesh, temperature or 1.0, familiar)
+    return predictor, about
 
 
 def weights_sha256(variables: Tree) -> str:
@@ -188,7 +203,7 @@ def _predict(
 ) -> Outcome:
     """Writes whole files, one after the other; `again` says what to do after a signal."""
     total = sum(len(target.images) for target in targets)
-    begun, done, failed = time.monotonic(), 0, 0
+    begun, done, failed, unfamiliar = time.monotonic(), 0, 0, 0
     source = batches.predict(targets)
     bar = progress_bar(total, "predicting", "image")
     signals = StopSignals()
@@ -200,12 +215,15 @@ def _predict(
                     rows = next(source)
                     writer.write(rows)
                     failed = _announce(rows, failed)
+                    unfamiliar += rows.count_unfamiliar()
                     bar.update(len(rows.image))
                     done += len(rows.image)
                     if signals.received and done < end:
                         raise Interrupted(signals.received, again)
             if signals.received and done < total:
                 raise Interrupted(signals.received, again)
+    if unfamiliar:
+        logging.warning("%d of %d images are unlike the training data", unfamiliar, total - failed)
     return Outcome(total, failed, total, time.monotonic() - begun)
 
 
@@ -228,7 +246,7 @@ class _Batches:
             for target in targets
             for first in range(target.images.start, target.images.stop, self._size)
         )
-        ahead: collections.deque[tuple[_Read, jax.Array]] = collections.deque()
+        ahead: collections.deque[tuple[_Read, Judged]] = collections.deque()
         # A batch of 64 images of 224 pixels takes 10 MB: what is decoded ahead is bounded.
         decoded = in_threads(self._read, spans, ahead=min(usable_cores(), _MOST_THREADS) + 2)
         with contextlib.closing(decoded):
@@ -245,27 +263,27 @@ class _Batches:
         paths = self._paths[images.start : images.stop]
         names = [inputs.shown(path) for path in paths]
         errors: list[str | None] = [None] * len(paths)
-        for row, (path, name) in enumerate(zip(paths, names, strict=True)):
-            try:
-                image = decode_image(Path(os.fsdecode(path)).read_bytes(), name)
-                squares[row] = self._predictor.square(image)
-            except ImageError as error:
-                errors[row] = error.reason
-            except OSError as error:
-                reason = error.strerror or error
-                errors[row] = f"cannot be read ({reason}); check the file and its permissions"
+        with inputs.Reader() as reader:
+            for row, (path, name) in enumerate(zip(paths, names, strict=True)):
+                try:
+                    squares[row] = self._predictor.square(reader.read(path, name))
+                except ImageError as error:
+                    errors[row] = error.reason
         return _Read(names, errors, squares)
 
 
-def _rows(batch: _Read, probabilities: jax.Array) -> Rows:
-    found = jax.device_get(probabilities)[: len(batch.names)]
+def _rows(batch: _Read, judged: Judged) -> Rows:
+    found, distance = jax.device_get(judged)
+    found = found[: len(batch.names)]
     broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if broken.size:
         raise UserError(
             f"{batch.names[broken[0]]}: the model gives no numbers; the weights of this run are "
             "broken, train it again"
         )
-    return Rows(batch.names, found, batch.errors)
+    if distance is not None:
+        distance = distance[: len(batch.names)]
+    return Rows(batch.names, found, batch.errors, distance)
 
 
 def _announce(rows: Rows, failed: int) -> int:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxbusi import atomic
 from jaxbusi.data import pipeline, splits
 from jaxbusi.data.parts import PartSet
+from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import present
 from jaxbusi.evaluation.predictions import Predictions
 from jaxbusi.features import Features
@@ -36,6 +37,7 @@ class Evaluator:
     ):
         """Takes the model, the devices, the parts of `load_parts`, and features that are known."""
         whole, sharded = replicated(mesh), batch_sharding(mesh)
+        self._parts = parts.parts
         self.evaluated = {name: part for name, part in parts.parts.items() if name != "train"}
         self._mesh = mesh
         self._settings = settings
@@ -44,12 +46,13 @@ class Evaluator:
         self._step = jax.jit(
             functools.partial(eval_step, model=model),
             in_shardings=(whole, sharded, whole),
-            out_shardings=(whole, whole),
+            out_shardings=(whole, whole, whole),
         )
         self._judged = {
             name: jax.device_put(present.judged_classes(part.samples.label), whole)
             for name, part in self.evaluated.items()
         }
+        self._all = jax.device_put(np.ones(len(CLASSES), bool), whole)
         self._merge = jax.jit(Metrics.merge, out_shardings=whole)
 
     def measure(self, variables: Tree, name: str) -> Metrics:
@@ -60,34 +63,63 @@ class Evaluator:
         part = self.evaluated[name]
         total = None
         for _, device in self._batches(name, np.flatnonzero(part.samples.copy == 0)):
-            metrics, _ = self._step(variables, device, self._judged[name])
+            metrics, *_ = self._step(variables, device, self._judged[name])
             total = metrics if total is None else self._merge(total, metrics)
         return jax.device_get(total)
 
-    def predict(self, variables: Tree, name: str) -> Predictions:
-        """Returns the probabilities of all copies of one part, in the order of its samples."""
+    def predict(self, variables: Tree, name: str) -> tuple[Predictions, np.ndarray]:
+        """Looks at all copies of one part.
+
+        Returns:
+          Their probabilities, in the order of the samples; and the features of the images
+          themselves, float32[M, d], see `steps.joined`.
+        """
         part = self.evaluated[name]
-        batches = self._batches(name, np.arange(len(part.samples)))
-        rows = np.concatenate(
-            [
-                jax.device_get(self._step(variables, device, self._judged[name])[1])
-                for _, device in batches
-            ]
-        )[: len(part.samples)]
+        rows, features = self._look(variables, name, np.arange(len(part.samples)))
         rows = rows.astype(np.float64)
-        return Predictions(
+        predictions = Predictions(
             image=[part.store.records[row].name for row in part.samples.image],
             copy=part.samples.copy,
             label=part.samples.label,
             # Float32 rounding leaves sums of 1 ± 1e-7; in float64 they are made exact.
             probabilities=rows / rows.sum(axis=1, keepdims=True),
         )
+        return predictions, features
+
+    def training_features(self, variables: Tree, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Looks at images of the training part as evaluation sees them.
+
+        Args:
+          variables: the weights.
+          most: how many images at most, evenly taken.
+
+        Returns:
+          Their features float32[M, d] and labels int64[M].
+        """
+        samples = self._parts["train"].samples
+        rows = np.flatnonzero(samples.copy == 0)
+        rows = rows[:: -(-len(rows) // most)]
+        return self._look(variables, "train", rows)[1], samples.label[rows]
+
+    def _look(self, variables: Tree, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities float32[M, 3] of int[M] rows of a part, and the features of copies 0."""
+        itself = self._parts[name].samples.take(rows).copy == 0
+        judged = self._judged.get(name, self._all)
+        probabilities, features = [], []
+        place = 0
+        for _, device in self._batches(name, rows):
+            _, found, described = jax.device_get(self._step(variables, device, judged))
+            probabilities.append(found)
+            wanted = itself[place : place + len(described)]  # without what is padding
+            features.append(described[: len(wanted)][wanted])
+            place += len(described)
+        return np.concatenate(probabilities)[: len(rows)], np.concatenate(features)
 
     def _batches(
         self, name: str, rows: np.ndarray
     ) -> Iterator[tuple[dict[str, np.ndarray], Batch]]:
         """Batches of int[M] rows of a part's samples."""
-        part = self.evaluated[name]
+        part = self._parts[name]
         batches = pipeline.eval_batches(
             part.store,
             part.samples.take(rows),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbusi import atomic
+from jaxbusi import atomic, calibration_file
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import pipeline, splits
 from jaxbusi.data.images import decode_image, read_file
@@ -31,7 +31,7 @@ def write_evidence(
     parts: PartSet,
     checkpoint: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Writes predictions_<part>.csv, results.json, the figures and report.html.
+    """Writes predictions_<part>.csv, results.json, calibration.json, the figures and report.html.
 
     Args:
       workdir: of the run; its config.json and metrics.jsonl are quoted.
@@ -58,6 +58,7 @@ def write_evidence(
     for name, rows in predictions.items():
         rows.write_csv(workdir / f"predictions_{name}.csv")
     atomic.write_json(workdir / "results.json", numbers)
+    calibration_file.write(workdir, numbers["calibration"], checkpoint["step"])
     pictures = figures.write_all(
         workdir / "figures",
         predictions=judged,

@@ -103,8 +103,10 @@ def compute_features(
     known = _Known(folder / f"{fingerprint[:16]}.npz", fingerprint)
     look_up = functools.partial(_look_up, functools.partial(step, variables), mesh, settings, known)
     training = [look_up(parts["train"], view, "train") for view in range(settings.data.views)]
+    # Of the training part too, where `familiarity` compares images with it.
+    aside = () if "validation" in parts.parts else ("train",)
     others = {
-        name: look_up(part, None, name) for name, part in parts.parts.items() if name != "train"
+        name: look_up(part, None, name) for name, part in parts.parts.items() if name not in aside
     }
     return Features(training, others)
 

@@ -21,7 +21,7 @@ from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 
-COLUMNS: tuple[str, ...] = ("image", *CLASSES, "predicted", "error")
+COLUMNS: tuple[str, ...] = ("image", *CLASSES, "predicted", "distance", "unfamiliar", "error")
 
 Kind = Literal["folder", ".csv", ".jsonl", ".parquet"]
 
@@ -36,24 +36,38 @@ class Rows:
       image: paths, N strings.
       probabilities: float32[N, 3] in the order of `CLASSES`; anything where there is an error.
       error: N, what is wrong with the file, or None.
+      distance: float32[N] from the training data, 1 at the limit (see `familiarity`); None where it
+        is not known.
     """
 
     image: list[str]
     probabilities: np.ndarray
     error: list[str | None]
+    distance: np.ndarray | None = None
+
+    def count_unfamiliar(self) -> int:
+        """Returns how many images are beyond the limit."""
+        return self.columns()["unfamiliar"].count(True)
 
     def columns(self) -> dict[str, list[Any]]:
         """Returns the cells by the names of `COLUMNS`, None where empty."""
         best = self.probabilities.argmax(axis=1).tolist()
-        # The shortest decimal number that is this float32, not the float64 nearest to it.
-        values = [[float(f"{value:.9g}") for value in row] for row in self.probabilities.T.tolist()]
+        values = [_decimal(column) for column in self.probabilities.T]
         good = [error is None for error in self.error]
         cells: dict[str, list[Any]] = {"image": self.image}
         for name, column in zip(CLASSES, values, strict=True):
             cells[name] = [value if ok else None for value, ok in zip(column, good, strict=True)]
         cells["predicted"] = [CLASSES[i] if ok else None for i, ok in zip(best, good, strict=True)]
+        far = [None] * len(good) if self.distance is None else _decimal(self.distance)
+        cells["distance"] = [value if ok else None for value, ok in zip(far, good, strict=True)]
+        cells["unfamiliar"] = [None if value is None else value > 1 for value in cells["distance"]]
         cells["error"] = self.error
         return cells
+
+
+def _decimal(values: np.ndarray) -> list[float]:
+    """The shortest decimal numbers that are these float32, not the float64 nearest to them."""
+    return [float(f"{value:.9g}") for value in values.tolist()]
 
 
 class Writer:
@@ -140,7 +154,10 @@ class _CsvWriter(Writer):
         self._put([COLUMNS])
 
     def write(self, rows: Rows) -> None:
-        self._put(zip(*rows.columns().values(), strict=True))
+        cells = rows.columns()
+        words = {None: None, False: "false", True: "true"}
+        cells["unfamiliar"] = [words[value] for value in cells["unfamiliar"]]
+        self._put(zip(*cells.values(), strict=True))
 
     def _put(self, lines: Any) -> None:
         text = io.StringIO()
@@ -163,7 +180,8 @@ class _ParquetWriter(Writer):
         parquet = require_pyarrow(str(path))
         import pyarrow
 
-        types = {name: pyarrow.float32() for name in CLASSES}
+        types = dict.fromkeys((*CLASSES, "distance"), pyarrow.float32())
+        types["unfamiliar"] = pyarrow.bool_()
         fields = [(name, types.get(name, pyarrow.string())) for name in COLUMNS]
         self._schema = pyarrow.schema(fields, {"jaxbusi": json.dumps(about, sort_keys=True)})
         self._batch = pyarrow.RecordBatch.from_pydict

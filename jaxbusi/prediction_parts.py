@@ -23,6 +23,7 @@ MANIFEST = "_manifest.json"
 
 _ERROR = COLUMNS.index("error")
 _MODEL = ("weights_sha256", "config_sha256", "checkpoint_step")
+_JUDGED = ("temperature", "familiarity_sha256")
 _LIST = ("images", "images_sha256")
 
 
@@ -73,7 +74,7 @@ class Parts:
             atomic.write_json(path, wanted)
         try:
             found = json.loads(path.read_bytes())
-            differing = _differing(found, wanted, (*_LIST, *_MODEL, "part_rows"))
+            differing = _differing(found, wanted, (*_LIST, *_MODEL, *_JUDGED, "part_rows"))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({error}); name another folder") from error
         if differing:
@@ -99,7 +100,9 @@ class Parts:
             raise UserError(
                 f"{path} cannot be read ({reason}); delete it and run the same command again"
             ) from error
-        other = _differing(about, self.about, (*_LIST, *_MODEL))
+        other = _differing(about, self.about, (*_LIST, *_MODEL, *_JUDGED))
+        if tuple(found.schema.names) != COLUMNS:
+            raise UserError(f"{path} is of another version; name another --out")
         if other or found.num_rows != len(self.images_of(part)):
             raise UserError(f"{path} is of another list or model; delete it or name another --out")
         return found.num_rows - empty
@@ -123,4 +126,6 @@ def _refusal(differing: set[str], found: Mapping[str, Any], wanted: Mapping[str,
             f"{str(found.get('weights_sha256'))[:12]}…; now step {wanted['checkpoint_step']}, "
             f"{wanted['weights_sha256'][:12]}…); name another --out"
         )
+    if differing & set(_JUDGED):
+        return "was begun before the run was evaluated again; name another --out"
     return f"was begun with --part-rows={found.get('part_rows')}; give the same"

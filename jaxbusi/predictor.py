@@ -3,17 +3,20 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxbusi import train
+from jaxbusi import calibration_file, familiarity, train
 from jaxbusi.data.images import resize
 from jaxbusi.data.records import CLASSES
+from jaxbusi.errors import UserError
+from jaxbusi.familiarity import Familiarity, distances
 from jaxbusi.state import Tree, batch_sharding, make_mesh, replicated
+from jaxbusi.steps import joined
 
 _BATCH = 16
 """Images on a device at a time: one compiled shape for any number of images."""
@@ -36,31 +39,53 @@ class Predictor:
 
     classes: tuple[str, ...] = CLASSES
 
-    def __init__(self, model: nn.Module, variables: Tree, image_size: int, mesh: Mesh):
-        """Takes a `Classifier`, its weights, the side of its input, and the devices they are on."""
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Tree,
+        image_size: int,
+        mesh: Mesh,
+        temperature: float = 1.0,
+        familiar: Familiarity | None = None,
+    ):
+        """Takes a `Classifier`, its weights, the side of its input, and the devices they are on.
+
+        The logits are divided by the temperature; with `familiar` distances are measured.
+        """
         self.image_size = image_size
         self.devices = mesh.size
-        self._variables = variables
+        known = None if familiar is None else familiar.arrays
+        self._given = jax.device_put((variables, known), replicated(mesh))
         self._sharding = batch_sharding(mesh)
         self._apply = jax.jit(
-            functools.partial(_probabilities, model),
+            functools.partial(_judge, model, temperature),
             in_shardings=(replicated(mesh), self._sharding),
             out_shardings=self._sharding,
         )
 
     @classmethod
-    def load(cls, workdir: str | Path) -> "Predictor":
+    def load(cls, workdir: str | Path, *, calibrated: bool = False) -> "Predictor":
         """Reads the weights that the run's evaluation applied.
 
         Args:
           workdir: a folder that `python -m jaxbusi.main` wrote.
+          calibrated: whether the probabilities are those at the temperature that was fitted on the
+            validation part, as the command gives them; by default they are the model's own.
 
         Raises:
-          UserError: the workdir holds no run or no checkpoint.
+          UserError: the workdir holds no run, no checkpoint, or no temperature that is asked for.
         """
         mesh = make_mesh(jax.local_devices()[:1])
         run = train.load_model(workdir, mesh)
-        return cls(run.model, run.variables, run.settings.data.augment.crop, mesh)
+        temperature = 1.0
+        if calibrated:
+            found, why = calibration_file.read(Path(workdir), run.step)
+            if found is None:
+                raise UserError(f"{workdir}: the probabilities cannot be calibrated: {why}")
+            temperature = found
+        familiar, _ = familiarity.read(Path(workdir), run.step)
+        size = run.settings.data.augment.crop
+        return cls(run.model, run.variables, size, mesh, temperature, familiar)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Classifies images.
@@ -74,14 +99,36 @@ class Predictor:
         Raises:
           ValueError: an image is of another type or shape.
         """
+        return self._all(images).probabilities
+
+    def distance(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Measures how far images are from the training data, see `familiarity`.
+
+        Args:
+          images: as for a call; one at least.
+
+        Returns:
+          float32[N], 1 at the limit.
+
+        Raises:
+          ValueError: an image is of another type or shape; or the predictor was made without what
+            it takes, as `load` makes it of a run that has no familiarity.npz for its weights.
+        """
+        found = self._all(images).distance
+        if found is None:
+            raise ValueError("this run has no familiarity.npz: nothing to measure distances by")
+        return found
+
+    def _all(self, images: np.ndarray | Sequence[np.ndarray]) -> "Judged":
+        """Of any number of images, on the host."""
         squares = np.stack([self.square(image) for image in images] or [self._blank()])
         size = _BATCH * self.devices
-        rows = []
-        for first in range(0, len(images), size):
+        found = []
+        for first in range(0, len(squares), size):
             batch = squares[first : first + size]
             padded = np.concatenate([batch, *[self._blank()[None]] * (size - len(batch))])
-            rows.append(jax.device_get(self.start(padded))[: len(batch)])
-        return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *rows])
+            found.append(jax.device_get(self.start(padded)))
+        return jax.tree.map(lambda *rows: np.concatenate(rows)[: len(images)], *found)
 
     def square(self, image: np.ndarray) -> np.ndarray:
         """Returns what the model sees of an image: uint8[image_size, image_size, 3].
@@ -98,7 +145,7 @@ class Predictor:
             )
         return resize(image, self.image_size)
 
-    def start(self, squares: np.ndarray) -> jax.Array:
+    def start(self, squares: np.ndarray) -> "Judged":
         """Begins to classify a batch; returns at once.
 
         Args:
@@ -106,14 +153,33 @@ class Predictor:
             is compiled for itself. Not to be written to any more.
 
         Returns:
-          float32[B, 3], which `jax.device_get` waits for.
+          Arrays that `jax.device_get` waits for.
         """
-        return self._apply(self._variables, jax.device_put(squares, self._sharding))
+        return self._apply(self._given, jax.device_put(squares, self._sharding))
 
     def _blank(self) -> np.ndarray:
         return np.zeros((self.image_size, self.image_size, 3), np.uint8)
 
 
-def _probabilities(model: nn.Module, variables: Tree, images: jax.Array) -> jax.Array:
+class Judged(NamedTuple):
+    """What is made of B images.
+
+    Attributes:
+      probabilities: float32[B, 3].
+      distance: float32[B], see `familiarity`, or None where the run has none.
+    """
+
+    probabilities: Any
+    distance: Any
+
+
+def _judge(
+    model: nn.Module,
+    temperature: float,
+    given: tuple[Tree, tuple[jax.Array, jax.Array] | None],
+    images: jax.Array,
+) -> Judged:
+    variables, known = given
     output: Any = model.apply(variables, images, train=False)
-    return jax.nn.softmax(output.logits)
+    distance = None if known is None else distances(joined(output), *known)
+    return Judged(jax.nn.softmax(output.logits / temperature), distance)

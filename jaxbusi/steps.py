@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxbusi.data.records import CLASSES
 from jaxbusi.losses import PLAIN, CrossEntropy
 from jaxbusi.mixing import UNMIXED, Mixing
-from jaxbusi.models.fusion import BRANCHES
+from jaxbusi.models.fusion import BRANCHES, Output
 from jaxbusi.state import Metrics, TrainState, Tree, step_key
 
 Batch = dict[str, jax.Array]
@@ -217,7 +217,7 @@ def _join(x: jax.Array) -> jax.Array:
 
 def eval_step(
     variables: Tree, batch: Batch, judged: jax.Array, *, model: nn.Module
-) -> tuple[Metrics, jax.Array]:
+) -> tuple[Metrics, jax.Array, jax.Array]:
     """Classifies one batch.
 
     Args:
@@ -227,7 +227,8 @@ def eval_step(
       model: a `Classifier`.
 
     Returns:
-      Metrics over the unmasked rows, and probabilities float32[B, 3] of all rows and classes.
+      Metrics over the unmasked rows; probabilities float32[B, 3] of all rows and classes; features
+      float32[B, d], see `joined`.
     """
     output: Any = model.apply(variables, **_inputs(batch), train=False)
     # Without their logits the probabilities of the rest are renormalised, as results.json has them.
@@ -236,4 +237,9 @@ def eval_step(
     metrics = Metrics.single_from_model_output(
         logits=logits, labels=batch["label"], example_loss=loss, mask=batch["mask"]
     )
-    return metrics, jax.nn.softmax(output.logits)
+    return metrics, jax.nn.softmax(output.logits), joined(output)
+
+
+def joined(output: Output) -> jax.Array:
+    """The features float32[B, d] of all branches, side by side in the order of their names."""
+    return jnp.concatenate([output.features[name] for name in sorted(output.features)], axis=-1)

@@ -14,7 +14,7 @@ import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from jaxbusi import cluster, start
+from jaxbusi import cluster, familiarity, start
 from jaxbusi import workdir as workdirs
 from jaxbusi.checkpoints import Checkpoints
 from jaxbusi.data.parts import PartSet, load_parts
@@ -297,12 +297,19 @@ def _evaluate(
     They are read back even after training, so that what is reported is what is on disk.
     """
     step, variables = _evaluated(checkpoints, settings, workdir, like)
-    predictions = {name: evaluator.predict(variables, name) for name in evaluator.evaluated}
+    seen = {name: evaluator.predict(variables, name) for name in evaluator.evaluated}
+    predictions = {name: rows for name, (rows, _) in seen.items()}
+    described = {name: features for name, (_, features) in seen.items()}
+    training = None
+    if len(described.get("validation", ())) >= familiarity.LEAST:
+        training = evaluator.training_features(variables, familiarity.MOST_TRAINING)
     checkpoint = {"step": step, "chosen": settings.checkpoint.evaluate}
 
     def write() -> dict[str, Any]:
         from jaxbusi.evidence import write_evidence  # its libraries take seconds to import
 
+        if training is not None:
+            familiarity.write(workdir, familiarity.fit(*training, described["validation"]), step)
         return write_evidence(workdir, settings, predictions, parts, checkpoint)
 
     return cluster.on_first(write)

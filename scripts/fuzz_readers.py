@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbusi.errors import UserError
-from scripts import fuzz_mutations, fuzz_seeds, fuzz_weights
+from scripts import fuzz_dicom, fuzz_mutations, fuzz_seeds, fuzz_weights
 from scripts.fuzz_mutations import Inside, mutate
 
 _NOT_WHOLE = (
@@ -71,6 +71,24 @@ def _image(data: bytes, folder: Path) -> None:
     from jaxbusi.data.images import decode_image
 
     decode_image(data, "benign/benign (1).png")
+
+
+def _dicom(data: bytes, folder: Path) -> None:
+    from jaxbusi.data import dicom
+    from jaxbusi.data.images import decode_image
+
+    path = _written(data, folder / "clip.dcm")
+    frames = dicom.count_frames(str(path))
+    try:
+        if frames == 1:
+            decode_image(data, path.name)
+        else:
+            with dicom.open_clip(path, path.name) as clip:
+                clip.read(frames)
+    except UserError as error:
+        if fuzz_dicom.PATIENT[:4] in str(error):
+            raise ValueError("the patient is named") from error
+        raise
 
 
 def _mask(data: bytes, folder: Path) -> None:
@@ -194,6 +212,40 @@ def _features(data: bytes, folder: Path) -> None:
         assert len(known.take(keys)["resnet18"]) == 6
 
 
+def _familiarity(data: bytes, folder: Path) -> None:
+    from jaxbusi import familiarity
+
+    _written(data, folder / familiarity.NAME)
+    found, _ = familiarity.read(folder, 3)
+    assert found is None or found.whitening.shape[0] == found.means.shape[1]
+
+
+def _familiarity_seeds(folder: Path) -> list[bytes]:
+    import numpy as np
+
+    from jaxbusi import familiarity
+
+    known = familiarity.Familiarity(np.ones((2, 4), np.float32), np.eye(4, dtype=np.float32), 9, 9)
+    familiarity.write(folder, known, 3)
+    return [(folder / familiarity.NAME).read_bytes()]
+
+
+def _calibration(data: bytes, folder: Path) -> None:
+    from jaxbusi import calibration_file
+
+    _written(data, folder / calibration_file.NAME)
+    temperature, _ = calibration_file.read(folder, 3)
+    assert temperature is None or temperature > 0
+
+
+def _calibration_seeds(folder: Path) -> list[bytes]:
+    from jaxbusi import calibration_file
+
+    fitted = {"temperature": 1.5, "fitted_on": "validation", "images": 20, "at_edge": False}
+    calibration_file.write(folder, fitted, 3)
+    return [(folder / calibration_file.NAME).read_bytes()]
+
+
 def _feature_seeds(folder: Path) -> list[bytes]:
     import numpy as np
 
@@ -300,6 +352,7 @@ READERS: dict[str, Reader] = {
         Reader("jpeg", 2000, _plain(fuzz_seeds.jpeg), _image),
         Reader("tiff", 2400, _plain(fuzz_seeds.tiff), _image, fuzz_mutations.inside_tiff),
         Reader("bmp", 1400, _plain(fuzz_seeds.bmp), _image),
+        Reader("dicom", 2400, _plain(fuzz_seeds.dicom), _dicom),
         Reader("mask", 1200, _plain(fuzz_seeds.masks), _mask),
         Reader("table", 1200, _plain(fuzz_seeds.tables), _table, prepare=fuzz_seeds.write_set),
         Reader("split", 1200, _plain(fuzz_seeds.splits), _split),
@@ -319,6 +372,12 @@ READERS: dict[str, Reader] = {
         Reader(
             "beside", 300, _plain(fuzz_weights.beside), _beside, fuzz_mutations.inside_json,
             _prepare_beside,
+        ),
+        Reader(
+            "familiarity", 400, _familiarity_seeds, _familiarity, fuzz_mutations.inside_zip,
+        ),
+        Reader(
+            "calibration", 400, _calibration_seeds, _calibration, fuzz_mutations.inside_json,
         ),
         Reader("features", 400, _feature_seeds, _features, fuzz_mutations.inside_zip),
         Reader(

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from jaxbusi.data.records import CLASSES
+from scripts import fuzz_dicom
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,6 +155,11 @@ def tiff() -> list[bytes]:
         _encode(gray, "TIFF", big_tiff=True),
     ]  # fmt: skip
     return encoded
+
+
+def dicom() -> list[bytes]:
+    """Every transfer syntax and meaning of pixels that is read."""
+    return fuzz_dicom.seeds(_gray(), _colour())
 
 
 def masks() -> list[bytes]:

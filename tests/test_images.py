@@ -144,7 +144,7 @@ def test_damage_is_one_line_with_the_name():
             decode_image(data[: len(data) * 2 // 3], "x/y (1).png")
         assert "\n" not in str(caught.value)
     for data in (b"", b"<html>not found</html>", encode(Image.fromarray(noise), "GIF")):
-        with pytest.raises(ImageError, match=r"^z: is (empty|not a PNG, JPEG, BMP or TIFF)"):
+        with pytest.raises(ImageError, match=r"^z: is (empty|not a PNG, JPEG, BMP, TIFF or DICOM)"):
             decode_image(data, "z")
 
 

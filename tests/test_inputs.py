@@ -7,8 +7,10 @@ import tracemalloc
 import pytest
 
 from jaxbusi.data import inputs
-from jaxbusi.data.inputs import digest, find_inputs, shown
+from jaxbusi.data.images import ImageError
+from jaxbusi.data.inputs import Reader, digest, find_inputs, shown
 from jaxbusi.errors import UserError
+from scripts.fuzz_dicom import encode
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ IN_B = ["b/10.png", "b/2.PNG", "b/deep/er/3.jpeg"]
         (["b"], IN_B),
         (["./b/"], IN_B),
         (["b/2.PNG", "b", "b"], IN_B),
-        (["."], ["a/[1].tif", *IN_B]),
+        (["."], ["a/[1].tif", "a/x.dcm", *IN_B]),
         (["b/*.png"], ["b/10.png"]),  # a mask is none, hidden files neither
         (["b/*"], IN_B),  # the folders in it are searched
         (["b/**/*.*"], IN_B),
@@ -49,7 +51,7 @@ def test_what_is_found(here, given, found):
 
 
 def test_a_path_begins_as_it_was_given(here):
-    assert find_inputs([str(here / "a")]) == [os.fsencode(here / "a" / "[1].tif")]
+    assert find_inputs([str(here / "a")])[0] == os.fsencode(here / "a" / "[1].tif")
 
 
 def test_a_list(here):
@@ -128,9 +130,22 @@ def test_a_folder_that_cannot_be_searched(here, monkeypatch):
 def test_a_name_that_is_no_text(here):
     (here / os.fsdecode(b"a/\xff.png")).touch()
     found = find_inputs(["a"])
-    assert found == [b"a/[1].tif", b"a/\xff.png"]
-    assert [shown(path) for path in found] == ["a/[1].tif", r"a/\xff.png"]
+    assert found == [b"a/[1].tif", b"a/x.dcm", b"a/\xff.png"]
+    assert [shown(path) for path in found] == ["a/[1].tif", "a/x.dcm", r"a/\xff.png"]
     assert shown("a/ü.png".encode()) == "a/ü.png"
+
+
+def test_each_frame_of_a_clip_has_a_place(here):
+    clip = encode([bytes(48)] * 11, (6, 8))
+    for name in ("a/IM", "a/x.dcm", "a/any.thing"):
+        (here / name).write_bytes(clip)
+    found = [shown(image) for image in find_inputs(["a/any.thing", "a"])]
+    frames = [f"{name}#{n}" for name in ("a/IM", "a/any.thing", "a/x.dcm") for n in range(1, 12)]
+    assert found == [*frames[:11], "a/[1].tif", *frames[11:]]
+    with Reader() as reader:
+        assert reader.read(b"a/IM\0" + b"11", "x").shape == (6, 8, 3)
+        with pytest.raises(ImageError, match="is a clip of 11 frames"):
+            reader.read(b"a/IM", "x")
 
 
 def test_the_digest_tells_lists_apart():

@@ -3,24 +3,30 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxbusi import bulk, predict, train
+from jaxbusi import bulk, calibration_file, familiarity, predict, train
 from jaxbusi.bulk import predict_files
-from jaxbusi.data.images import decode_image
+from jaxbusi.data.images import decode_image, resize
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
+from jaxbusi.familiarity import Familiarity
 from jaxbusi.prediction_files import COLUMNS
 from jaxbusi.predictor import Predictor
 from jaxbusi.shards import Shard
+from jaxbusi.state import make_mesh
+from jaxbusi.steps import joined
 from jaxbusi.train import train_and_evaluate
+from scripts.fuzz_dicom import encode
 from tests.disks import fill
 from tests.runs import make_config
 from tests.tiny import TinyModel
@@ -73,7 +79,7 @@ def test_every_file_has_its_row(here):
     assert (outcome.images, outcome.failed, outcome.predicted) == (31, 1, 31)
     with (here / "p.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "benign", "malignant", "normal", "predicted", "error"]
+    assert tuple(rows[0]) == COLUMNS
     names = [row["image"] for row in rows]
     assert names == sorted([*map(str, Path("phantoms").glob("*/*).png")), TORN])
     bad = rows.pop(names.index(TORN))
@@ -88,6 +94,118 @@ def test_every_file_has_its_row(here):
         assert row["error"] == ""
 
 
+def test_every_frame_of_a_clip_has_its_row(here):
+    folder = here.with_name("clips")
+    folder.mkdir()
+    frames = [np.full((20, 30), 12 * n, np.uint8) for n in range(1, 13)]
+    whole = encode([frame.tobytes() for frame in frames], (20, 30))
+    (folder / "IM1").write_bytes(whole)  # without an ending, as archives name them
+    (folder / "clip.dcm").write_bytes(whole)
+    (folder / "one.dcm").write_bytes(encode([frames[4].tobytes()], (20, 30), "MONOCHROME1"))
+    (folder / "torn.dcm").write_bytes(whole[:-30])
+    outcome = predict_files(Path("run"), [str(folder)], f"{here}/", part_rows=PART_ROWS)
+    assert (outcome.images, outcome.failed) == (26, 1)
+    rows = pq.read_table(here).to_pylist()
+    numbered = [f"{folder}/{name}#{n}" for name in ("IM1", "clip.dcm") for n in range(1, 13)]
+    assert [row["image"] for row in rows] == [
+        *numbered,
+        *(f"{folder}/{n}.dcm" for n in ("one", "torn")),
+    ]
+    assert rows[-1]["error"].startswith("is truncated")
+    images = [
+        np.repeat(frame[:, :, None], 3, axis=2) for frame in (*frames, *frames, 255 - frames[4])
+    ]
+    found = np.array([[row[name] for name in Predictor.classes] for row in rows[:-1]])
+    np.testing.assert_allclose(found, Predictor.load("run")(images), atol=1e-6)
+
+
+def probabilities(path):
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["error"]]
+    return np.array([[float(row[name]) for name in Predictor.classes] for row in rows])
+
+
+def test_probabilities_are_calibrated_where_the_run_was(here, run, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    predicted(here / "raw.csv")
+    assert "the probabilities are not calibrated: the run has no validation part" in caplog.text
+    about = json.loads((here / "raw.csv.json").read_text())
+    assert (about["calibrated"], about["temperature"]) == (False, None)
+    in_parts(here / "parts", shard=Shard(0, 4))
+    path = run / "run" / "calibration.json"
+    fitted = {"temperature": 2.5, "fitted_on": "validation", "images": 6, "at_edge": False}
+    try:
+        calibration_file.write(run / "run", fitted, 3)
+        predicted(here / "p.csv")
+        assert "temperature 2.500, fitted on 6 images of the validation part" in caplog.text
+        about = json.loads((here / "p.csv.json").read_text())
+        assert (about["calibrated"], about["temperature"]) == (True, 2.5)
+        powers = probabilities(here / "raw.csv") ** (1 / 2.5)
+        wanted = powers / powers.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(probabilities(here / "p.csv"), wanted, atol=1e-6)
+        with pytest.raises(UserError, match="before the run was evaluated again; name another"):
+            in_parts(here / "parts")
+        for changed, step, message in (
+            ({}, 4, "calibration.json is of step 4, the weights are of step 3; run python -m"),
+            ({"at_edge": True}, 3, "no temperature fits the 6 images"),
+        ):
+            calibration_file.write(run / "run", fitted | changed, step)
+            predicted(here / "again.csv")
+            assert message in caplog.text
+            assert (here / "again.csv").read_bytes() == (here / "raw.csv").read_bytes()
+        for broken in ("{", "[]", '{"temperature": -1.0}', '{"temperature": 2.0}'):
+            path.write_text(broken)
+            with pytest.raises(UserError, match=r"calibration.json cannot be read \(.*evaluate"):
+                predicted(here / "p.csv")
+    finally:
+        path.unlink()
+
+
+def test_images_unlike_the_training_data_are_told(here, run, monkeypatch, caplog):
+    """By hand: only the first feature counts, and two classes lie at 0 and 1 of it."""
+    caplog.set_level("INFO")
+    model = train.load_model(run / "run", make_mesh(jax.local_devices()[:1]))
+    images = [
+        decode_image(path.read_bytes(), "x") for path in sorted(Path("phantoms").glob("*/*).png"))
+    ]
+    squares = np.stack([resize(image, 16) for image in images])
+    features = joined(model.model.apply(model.variables, squares, train=False))
+    width = features.shape[1]
+    means = np.zeros((2, width), np.float32)
+    means[1, 0] = 1
+    whitening = np.zeros((width, width), np.float32)
+    near = np.minimum(abs(features[:, 0]), abs(features[:, 0] - 1))
+    whitening[0, 0] = 1 / np.median(near)  # half of the images are beyond the limit
+    wanted = near / np.median(near)
+    folder = here.with_name("copy")
+    shutil.copytree(run / "run", folder)
+    familiarity.write(folder, Familiarity(means, whitening, 100, 30), 3)
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        predict_files(folder, ["phantoms"], str(here / name))
+    assert "the limit on 30 of the validation part" in caplog.text
+    table = pq.read_table(here / "p.parquet").to_pylist()
+    lines = [json.loads(line) for line in (here / "p.jsonl").read_text().splitlines()]
+    with (here / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    good = [number for number, cells in enumerate(table) if cells["error"] is None]
+    np.testing.assert_allclose([table[n]["distance"] for n in good], wanted, atol=1e-5)
+    for cells, line, row in zip(table, lines, rows, strict=True):
+        far = None if cells["error"] else cells["distance"] > 1
+        assert cells["unfamiliar"] is line["unfamiliar"] is far
+        assert row["unfamiliar"] == ("" if far is None else str(far).lower())
+    count = sum(row["unfamiliar"] == "true" for row in rows)
+    assert 0 < count < 30
+    assert f"{count} of 30 images are unlike the training data" in caplog.text
+    about = json.loads((here / "p.csv.json").read_text())
+    assert len(about["familiarity_sha256"]) == 64
+
+    predicted(here / "p.csv")
+    assert "images unlike the training data cannot be told: the run has no valid" in caplog.text
+    assert json.loads((here / "p.csv.json").read_text())["familiarity_sha256"] is None
+    with (here / "p.csv").open(newline="") as file:
+        assert {row["distance"] + row["unfamiliar"] for row in csv.DictReader(file)} == {""}
+
+
 def test_the_formats_hold_the_same(here):
     for name in ("p.csv", "p.jsonl", "p.parquet"):
         predicted(here / name)
@@ -100,6 +218,7 @@ def test_the_formats_hold_the_same(here):
         assert list(line) == list(COLUMNS)
         for name in COLUMNS:
             text = "" if line[name] is None else str(line[name])
+            text = text.lower() if name == "unfamiliar" else text
             assert row[name] == text
             number = isinstance(line[name], float)
             assert cells[name] == (float(np.float32(line[name])) if number else line[name])

@@ -167,12 +167,13 @@ def test_masked_rows_do_not_count_in_evaluation():
         "mask": np.arange(8) < 6,
     }
     evaluate = jax.jit(functools.partial(eval_step, model=model))
-    some, probabilities = jax.device_get(evaluate(variables, padded, np.ones(3, bool)))
+    some, probabilities, features = jax.device_get(evaluate(variables, padded, np.ones(3, bool)))
     whole = {**batch, "mask": np.ones(6, bool)}
-    all_, wanted = jax.device_get(evaluate(variables, whole, np.ones(3, bool)))
+    all_, wanted, described = jax.device_get(evaluate(variables, whole, np.ones(3, bool)))
     np.testing.assert_array_equal(some.compute()["confusion"], all_.compute()["confusion"])
     np.testing.assert_allclose(some.compute()["loss"], all_.compute()["loss"], rtol=1e-6)
     np.testing.assert_allclose(probabilities[:6], wanted, rtol=1e-6)
+    np.testing.assert_allclose(features[:6], described, rtol=1e-6)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-6)
     # Rows are the truth.
     predicted = np.argmax(wanted, axis=1)

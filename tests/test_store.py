@@ -116,7 +116,7 @@ def test_broken_images_are_left_out_and_listed(records, cache_gib, caplog):
     records[3].image.write_bytes(b"not an image")
     store = open_store(records, cache_gib=cache_gib, on_bad="skip")
     assert [name for name, _ in store.skipped] == ["benign/0.png", "benign/3.png"]
-    assert store.skipped[1][1] == "is not a PNG, JPEG, BMP or TIFF image"
+    assert store.skipped[1][1] == "is not a PNG, JPEG, BMP, TIFF or DICOM image"
     assert caplog.messages[0].startswith("2 images cannot be read: benign/0.png cannot be read")
     assert "benign/3.png is not a PNG" in caplog.messages[0]
     assert store.records == [records[row] for row in (1, 2, 4, 5)]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from jaxbusi.data.images import IMAGE_SUFFIXES
+from jaxbusi.data.images import IMAGE_SUFFIXES, is_image
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 
@@ -226,7 +226,7 @@ def _image_files(folder: Path, root: Path, key: str) -> Iterator[Path]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
-                elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                elif is_image(entry.path):
                     if entry.is_symlink():
                         _check_link(Path(entry.path), (folder, root), key)
                     yield Path(entry.path)

@@ -1,12 +1,18 @@
-"""One encoded image file to uint8 RGB, one mask file to bool, or an error that names the file."""
+"""One encoded image file to uint8 RGB, one mask file to bool, or an error that names the file.
 
+DICOM files are recognised here and decoded in `dicom`.
+"""
+
+import errno
 import io
 import math
+import os
 import re
 import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -14,8 +20,16 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from jaxbusi.data.records import Blob
 from jaxbusi.errors import UserError, one_line
 
-IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-"""File name endings that are read as images; compared in lower case."""
+DICOM_SUFFIXES: tuple[str, ...] = (".dcm", ".dicom")
+
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"),
+    *DICOM_SUFFIXES,
+)
+"""File name endings that are read as images; compared in lower case. See `is_image` too."""
+
+DICOM_HEAD = 132
+"""Bytes of a file that `is_dicom` looks at."""
 
 MAX_PIXELS = 64_000_000
 """Largest image accepted, in pixels (BUSI's largest has under one million).
@@ -35,6 +49,7 @@ MAX_TILE_PIXELS = 16_000_000
 MAX_SCANNED_PIXELS = 40 * MAX_PIXELS
 """Most pixels times scans of a JPEG: each scan, of a hundred bytes, may pass over all pixels."""
 
+_NO_ENDING = re.compile(r"[^.]*|[0-9.]+")  # Archives name files by number: 1.2.840.113619.2.55.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _RUN_LENGTHS = (1, 2)  # BI_RLE8, BI_RLE4
 _TILE_SIDES = (322, 323)  # TileWidth, TileLength
@@ -56,6 +71,37 @@ class ImageError(UserError):
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return type(self), (self.name, self.reason)  # Survives the way back from a worker process.
+
+
+def is_image(path: str) -> bool:
+    """Whether a file counts as an image in a folder: by its name's ending, one of `IMAGE_SUFFIXES`.
+
+    DICOM often has none (`IM000001`, `1.2.840.113619.2.55`): such files, but for `DICOMDIR`, which
+    is a table, are opened and count where they begin as DICOM does.
+    """
+    name = os.path.basename(path)
+    if name.lower().endswith(IMAGE_SUFFIXES):
+        return True
+    if name == "DICOMDIR" or not _NO_ENDING.fullmatch(name):
+        return False
+    try:
+        with open_regular(path) as file:
+            return is_dicom(file.read(DICOM_HEAD))
+    except OSError:  # none that is read; a folder
+        return False
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a regular file for reading; any other would be waited for.
+
+    Raises:
+      OSError: it is none, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file")
+    return open(descriptor, "rb")
 
 
 def read_file(blob: Blob, name: str) -> bytes:
@@ -83,8 +129,13 @@ def read_file(blob: Blob, name: str) -> bytes:
         raise ImageError(name, reason) from error
 
 
+def is_dicom(data: bytes) -> bool:
+    """Whether an encoded file begins as DICOM does."""
+    return data[128:DICOM_HEAD] == b"DICM"
+
+
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes a PNG, JPEG, BMP or TIFF file.
+    """Decodes a PNG, JPEG, BMP or TIFF file, or a DICOM file of one frame.
 
     * Gray, palette, 1-bit, CMYK and YCbCr pixels become RGB; gray is repeated in three channels.
     * Transparent pixels are composited on black, the background of an ultrasound image.
@@ -92,7 +143,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
       hold the largest value, and that range is scaled linearly to 0..255: 12-bit pixels in a
       16-bit file keep their contrast. Of colour at 16 bits a channel, the upper 8 are kept.
     * The orientation that EXIF asks for is applied.
-    * Of a file with several pages or frames, the first is read.
+    * Of a file with several pages, the first is read; of DICOM with several frames none.
+    * For DICOM see `dicom.Clip.read`.
 
     Args:
       data: the whole encoded file.
@@ -102,9 +154,13 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
       uint8[H, W, 3], values 0..255.
 
     Raises:
-      ImageError: not one of the four formats, damaged, truncated, over `MAX_PIXELS`, negative or
+      ImageError: not one of the five formats, damaged, truncated, over `MAX_PIXELS`, negative or
         over 65535 in a gray value, or floating-point pixels (their range is not in the file).
     """
+    if is_dicom(data):
+        from jaxbusi.data import dicom  # which takes what is above from here
+
+        return dicom.decode(data, name)
     image = _open(data, name)
     if image.mode.startswith("I"):
         gray = _to_8_bits(np.asarray(image), name)
@@ -125,6 +181,8 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     Raises:
       ImageError: as `decode_image`.
     """
+    if is_dicom(data):
+        raise ImageError(name, "is DICOM, as which masks are not read; save it as PNG")
     image = _open(data, name)
     is_jpeg = image.format in ("JPEG", "MPO")
     if image.mode not in ("1", "L") and not image.mode.startswith("I"):
@@ -182,17 +240,34 @@ def resize(image: np.ndarray, height_width: int) -> np.ndarray:
     return np.array(resized).reshape(height_width, height_width, channels)
 
 
+def probe(data: bytes, name: str, formats: tuple[str, ...]) -> Image.Image:
+    """Opens an encoded image and decodes none of it, so that it can be refused.
+
+    Args:
+      data: the whole encoded file.
+      name: what to call it in an error.
+      formats: that Pillow may take it for.
+
+    Raises:
+      ImageError: it is small and takes minutes to decode.
+      Image.DecompressionBombError: it has more than `MAX_PIXELS`.
+      Exception: a dozen others, of Pillow.
+    """
+    _silence_pillow()
+    image = Image.open(io.BytesIO(data), formats=formats)
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    _check_effort(image, data, name)
+    return image
+
+
 def _open(data: bytes, name: str) -> Image.Image:
     """Loads the first frame, upright."""
-    _silence_pillow()
     if not data:
         raise ImageError(name, "is empty (0 bytes); fetch the file again")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as probe:
-            if probe.width * probe.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            _check_effort(probe, data, name)
-            probe.verify()  # Check sums of PNG chunks; 40 µs.
+        with probe(data, name, _FORMATS) as first:
+            first.verify()  # Check sums of PNG chunks; 40 µs.
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
@@ -202,7 +277,7 @@ def _open(data: bytes, name: str) -> Image.Image:
         reason = f"has more than the {MAX_PIXELS:,} pixels that are accepted; scale it down"
         raise ImageError(name, reason) from None
     except UnidentifiedImageError:
-        raise ImageError(name, "is not a PNG, JPEG, BMP or TIFF image") from None
+        raise ImageError(name, "is not a PNG, JPEG, BMP, TIFF or DICOM image") from None
     except Exception as error:  # Pillow raises a dozen types on damaged files.
         reason = " ".join(f"is damaged or truncated ({error}); fetch the file again".split())
         raise ImageError(name, reason) from error
@@ -212,19 +287,19 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def _check_effort(probe: Image.Image, data: bytes, name: str) -> None:
+def _check_effort(image: Image.Image, data: bytes, name: str) -> None:
     """Refuses what is small and takes minutes to decode."""
-    pixels, compression = probe.width * probe.height, probe.info.get("compression")
-    if probe.format == "BMP" and compression in _RUN_LENGTHS and pixels > MAX_RUN_LENGTH_PIXELS:
+    pixels, compression = image.width * image.height, image.info.get("compression")
+    if image.format == "BMP" and compression in _RUN_LENGTHS and pixels > MAX_RUN_LENGTH_PIXELS:
         reason = f"is a BMP of run lengths with more than {MAX_RUN_LENGTH_PIXELS:,} pixels"
         raise ImageError(name, f"{reason}; save it as PNG")
-    if isinstance(probe, TiffImagePlugin.TiffImageFile):
-        sides = [probe.tag_v2.get(tag) for tag in _TILE_SIDES]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        sides = [image.tag_v2.get(tag) for tag in _TILE_SIDES]
         # What is no whole number, Pillow refuses.
         if math.prod(side for side in sides if isinstance(side, int)) > MAX_TILE_PIXELS:
             reason = f"is a TIFF of tiles of more than {MAX_TILE_PIXELS:,} pixels"
             raise ImageError(name, f"{reason}; save it as PNG")
-    if probe.format in ("JPEG", "MPO") or compression == "jpeg":
+    if image.format in ("JPEG", "MPO") or compression == "jpeg":
         scans = data.count(b"\xff\xda")  # Occurs nowhere else in a JPEG's pixels.
         if scans * pixels > MAX_SCANNED_PIXELS:
             most = MAX_SCANNED_PIXELS // pixels
