@@ -147,8 +147,9 @@ def _stablehlo(program: Program, fingerprint: Mapping[str, Any]) -> tuple[Files,
     from jaxbusi.export.stablehlo import run_stablehlo, to_stablehlo
 
     model = to_stablehlo(program)
-    text = {key: str(value) for key, value in fingerprint.items()}
-    weights = safetensors_numpy.save(program.weights, metadata=text)
+    # One entry: the library writes several in any order, and the same run is to give the same file.
+    metadata = {"jaxbusi.export": json.dumps(fingerprint)}
+    weights = safetensors_numpy.save(program.weights, metadata=metadata)
     run = functools.partial(run_stablehlo, model, safetensors_numpy.load(weights))
     return {"model.stablehlo": model, "weights.safetensors": weights}, run
 

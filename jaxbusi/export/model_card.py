@@ -241,7 +241,7 @@ def _near_copies(evidence: Evidence) -> list[str]:
             "A near-copy is the same view again: cropped, scaled, mirrored or with other marks. A "
             "model that remembers the one recognises the other, so that these scores are higher "
             "than they would be on new patients; by how much, only a run with "
-            "`--config.data.protocol=clean` or a second hospital's images say."
+            "`--config.data.protocol=clean` or a second hospital's images can say."
         )
     else:
         meaning = "No score here profits from them."
