@@ -21,6 +21,7 @@ from jaxbusi.evaluation import baselines, explained, figures, present, report, r
 from jaxbusi.evaluation.intervals import Interval
 from jaxbusi.evaluation.predictions import PARTS, Predictions
 from jaxbusi.logs import read_history
+from jaxbusi.models.fusion import model_name
 from jaxbusi.settings import Settings
 
 
@@ -70,7 +71,7 @@ def write_evidence(
     config = workdirs.read_config(workdir)
     run = report.Run(
         name=workdir.absolute().name,
-        model=_model_name(settings),
+        model=model_name(settings.model.branches, settings.model.vit),
         data=Path(settings.data.root).name or f"{settings.data.phantoms} synthetic images",
         synthetic=not settings.data.root,
         command=config["command"],
@@ -135,16 +136,6 @@ def _first_batch(settings: Settings, part: Part) -> tuple[np.ndarray, np.ndarray
     )
     batch = next(batches)
     return batch["image"], batch["label"]
-
-
-def _model_name(settings: Settings) -> str:
-    size = settings.model.vit
-    names = {
-        "resnet18": "ResNet18",
-        "googlenet": "GoogLeNet",
-        "vit": f"ViT-{size.rstrip('0123456789')}/{size.lstrip('BSTi')}",
-    }
-    return " + ".join(names[branch] for branch in settings.model.branches)
 
 
 def _percent(interval: Mapping[str, float | None]) -> str:

@@ -125,6 +125,7 @@ def test_the_python_commands_in_their_order(folder):
         results = json.loads((folder / f"runs/{name}/results.json").read_text())
         assert results["parts"]["external"]["renormalised"] is renormalised
     assert (folder / "weights/resnet18.safetensors").exists()
+    assert (folder / "exported/fusion/model.onnx").exists()
     assert len((folder / "predictions.csv").read_text().splitlines()) == 10
 
     # The lines of Python follow on the first run of them.

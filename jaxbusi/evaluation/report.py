@@ -15,14 +15,15 @@ from jaxbusi.evaluation.predictions import Predictions, confident_mistakes
 MISTAKES_LISTED = 12
 """As many as `figures.plot_mistakes` draws."""
 
-_PARTS = {
+PARTS = {
     "train": "the images it was trained on: how well they were learnt, not how well new ones are",
     "validation": "images kept apart from the training images to choose settings by",
     "test": "images kept apart from the training images",
     "external": "images of another source, never trained on",
 }
+"""Each part in words."""
 
-_PROTOCOLS = {
+PROTOCOLS = {
     "clean": "Images of a group, near-copies or one patient's, are kept in one part; groups whose "
     "images carry two labels are left out. Training images are expanded into randomly altered "
     "copies; what is evaluated are the images alone.",
@@ -35,8 +36,9 @@ _PROTOCOLS = {
     "on the images with the mean of the probabilities of all their copies as the answer (test-time "
     "augmentation) and, for comparison with the literature, on all copies.",
 }
+"""Each protocol in words."""
 
-_SCORES = (
+SCORES = (
     ("accuracy", "Accuracy", "share of all images given the right class"),
     ("recall", "Recall (sensitivity)", "share of a class that is recognised"),
     ("specificity", "Specificity", "share of the rest that is not taken for the class"),
@@ -44,6 +46,7 @@ _SCORES = (
     ("f1", "F1", "harmonic mean of precision and recall"),
     ("auc", "AUC", "chance that an image of a class is ranked above one of the rest"),
 )
+"""Key in results.json, name and meaning of each score."""
 
 _SPACE = "\N{NO-BREAK SPACE}"
 
@@ -109,12 +112,12 @@ def write_report(path: Path | str, run: Run) -> None:
             part: {name: counts.get(name, (0, 0)) for name in CLASSES}
             for part, counts in run.split.items()
         },
-        scores=_SCORES,
+        scores=SCORES,
         calibration_scores=_CALIBRATION,
         calibration_bins=calibration.BINS,
         parts=[_part(run, part) for part in run.results["parts"]],
         pictures=[page.embed(picture) for picture in run.pictures if not picture.part],
-        protocol=_PROTOCOLS.get(run.results["protocol"], ""),
+        protocol=PROTOCOLS.get(run.results["protocol"], ""),
         settings=list(page.flat(run.config)),
         environment=list(page.flat(run.environment)),
         checkpoint=list(page.flat(run.results["checkpoint"])),
@@ -133,7 +136,7 @@ def _part(run: Run, part: str) -> dict[str, Any]:
     mistakes = confident_mistakes(run.predictions[part])
     return {
         "name": part,
-        "words": _PARTS.get(part, ""),
+        "words": PARTS.get(part, ""),
         "images": images,
         "baselines": [
             (words, summary["baselines"][rule])

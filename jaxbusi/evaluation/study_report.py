@@ -1,6 +1,5 @@
 """study.md and study.html: the arms of a study in one table, as the paper's Table 4 has them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from jaxbusi import atomic
 from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation import baselines, page, pairs, paper, present
 from jaxbusi.evaluation.canvas import Picture
+from jaxbusi.evaluation.markdown import literal
 
 SCORES = (
     ("accuracy", "Accuracy"),
@@ -102,7 +102,7 @@ def write_markdown(path: Path | str, study: Mapping[str, Any]) -> None:
             blocks.append(f"| {row['words']} | {' | '.join(row['cells'])} |")
         blocks.append("")
     for run in _failed(study):
-        blocks.append(f"* {run['workdir']} failed: {_literal(run['error'])}")
+        blocks.append(f"* {run['workdir']} failed: {literal(run['error'])}")
     atomic.write_bytes(path, ("\n".join(blocks).rstrip() + "\n").encode())
 
 
@@ -159,11 +159,6 @@ def write_page(
         changes=list(page.flat(study["config"]["study"]["changes"])),
         environment=list(page.flat({key: study[key] for key in ("versions", "devices")})),
     )
-
-
-def _literal(text: str) -> str:
-    """Text of which nothing is Markdown or HTML: an error may quote the name of any file."""
-    return re.sub(r"([\\`*_\[\]<>|&~#!])", r"\\\1", text)
 
 
 def _short(study: Mapping[str, Any]) -> dict[str, Any]:

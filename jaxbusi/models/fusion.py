@@ -170,10 +170,14 @@ class Classifier(nn.Module):
         joined = jnp.concatenate(list(features.values()), axis=-1)
         return Output(head(joined, train=train), auxiliary, features)
 
+    def statistics(self, branch: str) -> tuple[Channels, Channels]:
+        """Mean and deviation that a branch's images are normalised by, on the scale 0 … 1."""
+        own = {name: (mean, std) for name, mean, std in self.normalization}
+        return own.get(branch, (IMAGENET_MEAN, IMAGENET_STD))
+
     def _normalize(self, scaled: jax.Array, branch: str) -> jax.Array:
         """f32[B, H, W, 3] on 0 … 1, less the branch's mean, over its deviation."""
-        own = {name: (mean, std) for name, mean, std in self.normalization}
-        mean, std = own.get(branch, (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = self.statistics(branch)
         shape = (1, 1, 1, 3)
         mean_, std_ = (jnp.asarray(x, scaled.dtype).reshape(shape) for x in (mean, std))
         return (scaled - mean_) / std_
@@ -194,6 +198,16 @@ def vit_size(name: str) -> ViTSize:
     """
     _check_known(name, SIZES, "config.model.vit")
     return SIZES[name]
+
+
+def model_name(branches: Iterable[str], vit: str) -> str:
+    """A model in a few words, 'ResNet18 + ViT-B/16', from its branches and `config.model.vit`."""
+    names = {
+        "resnet18": "ResNet18",
+        "googlenet": "GoogLeNet",
+        "vit": f"ViT-{vit.rstrip('0123456789')}/{vit.lstrip('BSTi')}",
+    }
+    return " + ".join(names[branch] for branch in branches)
 
 
 def _check_branches(branches: tuple[str, ...]) -> None:
