@@ -22,17 +22,17 @@ import numpy as np
 from jaxbusi import __version__, atomic, train
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import inputs
-from jaxbusi.data.images import ImageError, decode_image
+from jaxbusi.data.images import ImageError, decode_image, read_file
 from jaxbusi.data.store import usable_cores
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
 from jaxbusi.logs import progress_bar
-from jaxbusi.loop import StopSignals
 from jaxbusi.prediction_files import Rows, kind_of, open_file, require_pyarrow
 from jaxbusi.prediction_parts import Parts
 from jaxbusi.predictor import Predictor
 from jaxbusi.shards import Shard, find_shard
 from jaxbusi.state import Tree, make_mesh
+from jaxbusi.stopping import StopSignals
 
 PART_ROWS = 4096
 """Images of a part: seconds of a GPU's work, and what an interrupted run does once more."""
@@ -247,13 +247,10 @@ class _Batches:
         errors: list[str | None] = [None] * len(paths)
         for row, (path, name) in enumerate(zip(paths, names, strict=True)):
             try:
-                image = decode_image(Path(os.fsdecode(path)).read_bytes(), name)
+                image = decode_image(read_file(Path(os.fsdecode(path)), name), name)
                 squares[row] = self._predictor.square(image)
             except ImageError as error:
                 errors[row] = error.reason
-            except OSError as error:
-                reason = error.strerror or error
-                errors[row] = f"cannot be read ({reason}); check the file and its permissions"
         return _Read(names, errors, squares)
 
 
