@@ -27,12 +27,12 @@ from jaxbusi.data.store import usable_cores
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
 from jaxbusi.logs import progress_bar
-from jaxbusi.loop import StopSignals
 from jaxbusi.prediction_files import Rows, kind_of, open_file, require_pyarrow
 from jaxbusi.prediction_parts import Parts
 from jaxbusi.predictor import Judged, Predictor
 from jaxbusi.shards import Shard, find_shard
 from jaxbusi.state import Tree, make_mesh
+from jaxbusi.stopping import StopSignals
 
 PART_ROWS = 4096
 """Images of a part: seconds of a GPU's work, and what an interrupted run does once more."""

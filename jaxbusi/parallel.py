@@ -47,12 +47,15 @@ def run_programs(
     campaign.check_before(plan)
     signals = StopSignals()
     with signals.watch():
-        programs = [_start(command, workdir / f"program{i}.log", i) for i in range(count)]
+        programs: list[subprocess.Popen[bytes]] = []
         try:
+            for i in range(count):
+                programs.append(_start(command, workdir / f"program{i}.log", i))
             _wait(plan, programs, signals)
-        finally:
+        finally:  # also where a later one could not be started
             for program in programs:
                 program.kill()
+                program.wait()
     for number, program in enumerate(programs):
         if program.returncode not in (0, 1):  # 1: runs failed, which the comparison says
             logging.error(

@@ -1,7 +1,7 @@
 """Measures the program on this machine, and against PyTorch where that is asked for.
 
     python scripts/benchmark.py                              # some minutes on two CPU cores
-    python scripts/benchmark.py --against torch              # about ten; PyTorch: the extra parity
+    python scripts/benchmark.py --against torch              # nine; PyTorch is in the extra parity
     python scripts/benchmark.py --device gpu --dtype bfloat16 --train 64 --against torch
 
 Whatever is compared runs in turn, A B A B, in processes of their own; what is said is the median

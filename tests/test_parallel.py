@@ -104,3 +104,17 @@ def test_each_program_sees_a_device_of_its_own(monkeypatch):
         parallel._only(2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert parallel._only(3)["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_programs_that_were_started_end_where_a_later_one_cannot_be(
+    tmp_path, phantoms, monkeypatch
+):
+    config, _ = command(phantoms, tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    started, real = [], parallel.subprocess.Popen
+    monkeypatch.setattr(
+        parallel.subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[-1]
+    )
+    with pytest.raises(UserError, match=r"has 1 devices; give --parallel=1"):
+        run_programs(config, tmp_path, [sys.executable, "-c", "import time; time.sleep(60)"], 2)
+    assert [program.returncode for program in started] == [-signal.SIGKILL]

@@ -532,3 +532,13 @@ def test_a_process_of_its_own_says_in_one_line_what_is_wrong(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("jaxbusi: none holds no run")
     assert "Traceback" not in result.stderr
     assert "Logging before" not in result.stderr
+
+
+def test_a_pipe_is_a_bad_file_and_not_waited_for(here, tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    outcome = predict_files(Path("run"), ["phantoms", str(pipe)], f"{here}.csv")
+    assert outcome.failed == 2  # with the torn one
+    with Path(f"{here}.csv").open() as file:
+        errors = {row["image"]: row["error"] for row in csv.DictReader(file)}
+    assert errors[str(pipe)] == "is no regular file; put the image itself there"
