@@ -107,7 +107,8 @@ def largest_difference(predictor: Predictor, exported: Run) -> float:
     gray = np.stack([predictor.square(np.repeat(scan[:, :, None], 3, axis=2)) for scan in scans])
     noise = rng.integers(0, 256, (1, side, side, 3), np.uint8)  # in colour
     differences = [
-        np.abs(np.asarray(predictor.start(batch)) - exported(batch)) for batch in (gray, noise)
+        np.abs(np.asarray(predictor.start(batch).probabilities) - exported(batch))
+        for batch in (gray, noise)
     ]
     return float(np.max(np.concatenate(differences)))
 
