@@ -22,6 +22,7 @@ from jaxbusi.export import folder as folders
 from jaxbusi.export.evidence import Evidence
 from jaxbusi.export.folder import export_run
 from jaxbusi.export.model_card import model_card
+from jaxbusi.predictor import Judged
 from jaxbusi.train import train_and_evaluate
 from jaxbusi.workdir import config_sha256
 from tests.runs import make_config
@@ -227,7 +228,7 @@ def test_largest_difference_sees_one_image_of_either_batch():
             return image[:32, :32]
 
         def start(self, batch):
-            return np.full((len(batch), 3), 1 / 3)
+            return Judged(np.full((len(batch), 3), 1 / 3), None)
 
     def exported(wrong):
         def run(batch):
