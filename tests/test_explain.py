@@ -12,9 +12,11 @@ from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation import explained
 from jaxbusi.evaluation.predictions import Predictions
-from jaxbusi.explain import contributions, means
+from jaxbusi.explain import contributions
+from jaxbusi.explain import training_features as features_file
 from jaxbusi.explain.arms import arm_values
 from jaxbusi.explain.explanation import explain
+from jaxbusi.explain.training_features import training_features
 from jaxbusi.train import train_and_evaluate
 from jaxbusi.workdir import read_settings
 from tests.runs import make_config
@@ -89,7 +91,7 @@ def test_the_report_has_the_section_and_keeps_it(run):
 
 def test_files_are_explained_from_the_means_that_were_kept(run, rows, phantoms, monkeypatch):
     workdir, document = run
-    monkeypatch.setattr(means, "_means", None)
+    monkeypatch.setattr(features_file, "_look", None)
     before = (workdir / "report.html").read_bytes()
     with tiny_fusion():
         again, out = explain(workdir, [str(phantoms / rows.image[0])], count=1)
@@ -106,7 +108,7 @@ def test_files_are_explained_from_the_means_that_were_kept(run, rows, phantoms, 
     assert (workdir / "report.html").read_bytes() == before
 
 
-def test_means_are_those_of_the_training_images_and_are_checked(run, tmp_path):
+def test_features_are_those_of_the_training_images_and_are_checked(run, tmp_path):
     workdir, _ = run
     settings = read_settings(workdir)
     load = functools.partial(load_parts, settings.data, seed=settings.seed, workdir=workdir)
@@ -114,20 +116,26 @@ def test_means_are_those_of_the_training_images_and_are_checked(run, tmp_path):
         batch=7, side=16, features=lambda squares: {"mean": squares.mean((1, 2)).astype(np.float32)}
     )
     part = load()["train"]
-    views = [part.store.view(row) for row in np.unique(part.samples.image)]
+    views = {part.store.records[row].name: part.store.view(row) for row in part.samples.image}
+    label = dict(zip(part.samples.image.tolist(), part.samples.label.tolist(), strict=True))
     assert len(views) == 24  # without their copies
-    found = means.training_means(tmp_path, looker, "weights", load)
-    np.testing.assert_allclose(found["mean"], np.mean(views, axis=(0, 1, 2)), rtol=1e-5)
-    path = tmp_path / "explain" / "training_means.npz"
+    found = training_features(tmp_path, looker, "weights", load)
+    assert set(found.image) == set(views)
+    expected = [views[name].mean((0, 1)) for name in found.image]
+    np.testing.assert_allclose(found.features["mean"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found.means["mean"], np.mean(expected, axis=0), rtol=1e-5)
+    assert found.label.tolist() == [label[row] for row in sorted(label)]
+    path = tmp_path / "explain" / "training_features.npz"
     good = path.read_bytes()
     never = functools.partial(pytest.fail, "the images were read again")
-    np.testing.assert_array_equal(
-        means.training_means(tmp_path, looker, "weights", never)["mean"], found["mean"]
-    )
-    means.training_means(tmp_path, looker, "others", load)
+    again = training_features(tmp_path, looker, "weights", never)
+    assert again.image == found.image
+    np.testing.assert_array_equal(again.label, found.label)
+    np.testing.assert_array_equal(again.features["mean"], found.features["mean"])
+    training_features(tmp_path, looker, "others", load)
     assert path.read_bytes() != good
     path.write_bytes(good[:100])
-    means.training_means(tmp_path, looker, "weights", load)
+    training_features(tmp_path, looker, "weights", load)
     assert path.read_bytes() == good
 
 

@@ -30,11 +30,11 @@ from jaxbusi.explain import (
 )
 from jaxbusi.explain.arms import arm_values
 from jaxbusi.explain.looker import Looker
-from jaxbusi.explain.means import training_means
 from jaxbusi.explain.observe import Observed, maps_under, observe
 from jaxbusi.explain.randomised import rank_correlations
 from jaxbusi.explain.saliency import NAMES
 from jaxbusi.explain.subjects import Subject, truth_of
+from jaxbusi.explain.training_features import training_features
 from jaxbusi.state import make_mesh
 
 PART = "test"
@@ -84,7 +84,7 @@ def explain(
         side = run.settings.data.augment.crop
         looker = Looker(run.model, run.variables, side, mesh, len(chosen))
         weights = weights_sha256(run.variables)
-        means = training_means(workdir, looker, weights, load)
+        means = training_features(workdir, looker, weights, load).means
         described, seen = _describe(looker, means, chosen, arms, workdir, run.settings.seed)
         document = {
             "jaxbusi": __version__,

@@ -18,15 +18,21 @@ from jaxbusi.data.records import CLASSES
 from jaxbusi.evaluation.canvas import printable, style, write
 from jaxbusi.explain.saliency import NAMES
 
-_COLOURS = "plasma"  # Even in print, under every colour blindness, and not black on black images.
-_STRONGEST = 0.8  # Opacity at the end of the scale; where a map is 0 it hides nothing.
-_REACH = 3  # End of the scale, in multiples of what an even map has everywhere.
-_DPI = 120  # The pictures are photographs: at the 200 of the charts a page takes 10 MB.
-_BRANCHES = {
+COLOURS = "plasma"
+"""Of the maps: even in print, under every colour blindness, and not black on black images."""
+
+REACH = 3
+"""End of the maps' scale, in multiples of what an even map has everywhere."""
+
+BRANCHES = {
     "resnet18": ("ResNet18 (local)", "#0072B2"),
     "vit": ("ViT (global)", "#E69F00"),
     "googlenet": ("GoogLeNet (local)", "#009E73"),
 }
+"""The branches in words, and their colours."""
+
+_STRONGEST = 0.8  # Opacity at the end of the scale; where a map is 0 it hides nothing.
+_DPI = 120  # The pictures are photographs: at the 200 of the charts a page takes 10 MB.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Explained:
         """What a reader who cannot see the picture needs to know."""
         best = int(self.probabilities.argmax())
         moved = " and ".join(
-            f"{_BRANCHES[name][0]} {100 * phi[best]:+.0f} points"
+            f"{BRANCHES[name][0]} {100 * phi[best]:+.0f} points"
             for name, phi in self.contributions.items()
         )
         return f"{self.title()}. Towards the answer: {moved}. Maps: {', '.join(self._map_names())}."
@@ -120,14 +126,14 @@ def draw(one: Explained, path: Path) -> None:
             _show(panel, one, f"{branch}: {method}{' (empty)' if empty else ''}")
             panel.imshow(overlay(one.maps[key], one.image.shape[:2]))
         scale = left.colorbar(
-            ScalarMappable(Normalize(0, _REACH), _COLOURS),
+            ScalarMappable(Normalize(0, REACH), COLOURS),
             ax=panels.tolist(),
             location="bottom",
             shrink=0.6 if columns > 1 else 1.0,
             aspect=40,
         )
-        ticks = range(_REACH + 1)
-        scale.set_ticks(ticks, labels=[f"{n}×" if n < _REACH else f"{n}× or more" for n in ticks])
+        ticks = range(REACH + 1)
+        scale.set_ticks(ticks, labels=[f"{n}×" if n < REACH else f"{n}× or more" for n in ticks])
         scale.set_label("of what an even map has everywhere", fontsize=8)
         scale.ax.tick_params(labelsize=8)
         _bars(right.subplots(), one)
@@ -152,8 +158,8 @@ def overlay(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     large = cv2.resize(coarse.astype(np.float64), (width, height), interpolation=cv2.INTER_LINEAR)
     mean = large.mean()
-    values = np.clip(large / mean / _REACH, 0, 1) if mean > 0 else large
-    colours = matplotlib.colormaps[_COLOURS](values)
+    values = np.clip(large / mean / REACH, 0, 1) if mean > 0 else large
+    colours = matplotlib.colormaps[COLOURS](values)
     colours[..., 3] = _STRONGEST * values
     return np.asarray(colours)
 
@@ -174,7 +180,7 @@ def _bars(axes: Axes, one: Explained) -> None:
     count = len(one.contributions)
     height = 0.8 / count
     for number, (branch, phi) in enumerate(one.contributions.items()):
-        label, colour = _BRANCHES[branch]
+        label, colour = BRANCHES[branch]
         places = np.arange(len(CLASSES)) + (number - (count - 1) / 2) * height
         axes.barh(places, 100 * phi, height=0.9 * height, color=colour, label=label)
     axes.axvline(0, color="black", linewidth=0.8)
