@@ -118,18 +118,18 @@ class Clip:
 
 
 @contextlib.contextmanager
-def open_clip(path: str | Path, name: str) -> Generator[Clip]:
+def open_clip(source: str | Path | bytes, name: str) -> Generator[Clip]:
     """Opens a DICOM file of any number of frames.
 
     Args:
-      path: the file.
+      source: the path of the file, or what is in it.
       name: what to call it in an error.
 
     Raises:
       ImageError: it cannot be read, or is no DICOM file that is understood.
     """
     try:
-        file = open_regular(path)
+        file = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error}); check the file and its permissions"
         raise ImageError(name, reason) from error
