@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,25 @@ def run(words, folder):
     assert result.returncode == 0, f"{shlex.join(words)}\n{result.stderr[-2000:]}"
 
 
+def serve(words, folder):
+    """Starts a page, looks at it and ends it."""
+    command = [sys.executable, *words[1:], "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        found = re.match(r"open (http://\S+) ", process.stdout.readline())
+        assert found
+        with urllib.request.urlopen(found[1]) as page:
+            assert b"<!doctype html>" in page.read(100).lower()
+        process.terminate()
+    assert process.returncode == 143
+
+
 def test_the_python_commands_in_their_order(folder):
     found = [words for words in commands() if words[0] == "python"]
     trained = 0
     for words in found:
+        if "jaxbusi.serve" in words:
+            serve(words, folder)
+            continue
         run([*words, *small(words)], folder)
         if "--config" in words:
             trained += 1

@@ -6,6 +6,7 @@ import concurrent.futures
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +180,7 @@ def test_a_body_without_a_length_is_measured(served):
         chunk = bytes(1 << 16)
         for _ in range(17):
             connection.sendall(b"10000\r\n" + chunk + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
@@ -237,6 +240,17 @@ def test_the_token_is_asked_for_and_the_rate_is_kept(run, files):
 
 def limits_of(**changes):
     return type(LIMITS)(**{**vars(LIMITS), **changes})
+
+
+def test_the_program_of_the_documentation(served, files, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
+    [program] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("image.png").write_bytes(next(iter(files.values())))
+    exec(program.replace("http://127.0.0.1:8000/", served.url), {})
+    predicted, probability = capsys.readouterr().out.split(maxsplit=1)
+    assert predicted in CLASSES
+    assert "low" in probability
 
 
 def test_what_was_not_used_is_saved_for_a_minute():

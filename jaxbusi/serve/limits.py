@@ -19,6 +19,7 @@ LEAST_TOKEN = 16
 """Fewest characters of a token."""
 
 _BODY_SECONDS = 60.0
+_DISCARDED = 256 * 2**20  # Of a file that is too large: who still sends does not read the answer.
 _MOST_CLIENTS = 10_000
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
@@ -95,19 +96,25 @@ async def read_body(request: Request, most: int) -> bytes:
     """
     too_large = Refusal(413, f"the file has more than the {most >> 20} MiB that are accepted")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
+    if length.isdecimal() and int(length) > most + _DISCARDED:
         raise too_large
-    data = bytearray()
+    data, size = bytearray(), 0
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in request.stream():
-                if len(data) + len(chunk) > most:
-                    raise too_large
-                data += chunk
+                size += len(chunk)
+                if size <= most:
+                    data += chunk
+                elif size > most + _DISCARDED:
+                    break
+                else:
+                    data.clear()
     except TimeoutError:
         raise Refusal(408, f"the file took longer than {_BODY_SECONDS:.0f} s to arrive") from None
     except ClientDisconnect:
         raise Refusal(400, "the request ended before its body did") from None
+    if size > most:
+        raise too_large
     return bytes(data)
 
 
