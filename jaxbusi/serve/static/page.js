@@ -175,7 +175,7 @@ function add(chosen) {
 
 function fail(entry, words) {
   entry.state = "failed";
-  entry.error = words;
+  entry.error = sentence(words);
 }
 
 function next() {
@@ -291,7 +291,10 @@ function remove(entry) {
 }
 
 function clear() {
-  for (const entry of files) entry.request?.abort(), (entry.request = null);
+  for (const entry of files) {
+    entry.request?.abort();
+    entry.request = null;
+  }
   files.length = pictured.length = 0;
   $("list").replaceChildren();
   select(null);
@@ -314,7 +317,15 @@ function select(entry) {
   if (entry?.state === "done" && !entry.pictures) entry.state = "waiting";
   if (entry) paint(entry);
   else show();
-  entry?.row.scrollIntoView({ block: "nearest" });
+  if (entry) bringIntoList(entry.row);
+}
+
+/* Only the list is scrolled: whoever reads the result below it stays there. */
+function bringIntoList({ offsetTop, offsetHeight }) {
+  const list = $("list");
+  if (offsetTop < list.scrollTop) list.scrollTop = offsetTop;
+  const below = offsetTop + offsetHeight - list.clientHeight;
+  if (below > list.scrollTop) list.scrollTop = below;
 }
 
 function move(step) {
@@ -472,9 +483,11 @@ function show() {
   const { result, state } = entry;
   const at = files.indexOf(entry);
   $("name").textContent = entry.name;
+  $("moves").hidden = files.length === 1;
   $("place").textContent = `${at + 1} of ${files.length}`;
-  $("previous").disabled = at <= 0;
-  $("next").disabled = at === files.length - 1;
+  // Not `disabled`, which would take the focus away at either end.
+  $("previous").ariaDisabled = String(at === 0);
+  $("next").ariaDisabled = String(at === files.length - 1);
   $("failure").hidden = state !== "failed";
   $("failure-words").textContent = entry.error;
   $("working").hidden = Boolean(result) || state === "failed";
@@ -503,7 +516,8 @@ function showFrame({ frame, result }) {
     input.max = result.frames;
     if (input !== document.activeElement || !frameTimer) input.value = frame;
   }
-  $("frame-count").textContent = `of ${result.frames}`;
+  const asking = frame === result.frame ? "" : ` – below is frame ${result.frame}`;
+  $("frame-count").textContent = `of ${result.frames}${asking}`;
 }
 
 function showAnswer(result) {
@@ -720,7 +734,7 @@ addEventListener("paste", (event) => {
 
 addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  if (event.target.matches("input")) return;
+  if (event.target.matches("input, .scroll")) return;
   const inList = $("list").contains(event.target);
   const step = { ArrowLeft: -1, ArrowRight: 1, ...(inList && { ArrowUp: -1, ArrowDown: 1 }) }[event.key];
   if (!step || !files.length) return;
@@ -740,7 +754,7 @@ $("trouble-again").addEventListener("click", start);
 
 $("opacity").addEventListener("input", () => {
   const { value } = $("opacity");
-  $("opacity-value").textContent = `${value}\u00a0%`;
+  $("opacity").ariaValueText = $("opacity-value").textContent = `${value}\u00a0%`;
   $("maps").style.setProperty("--opacity", value / 100);
 });
 
@@ -758,6 +772,10 @@ for (const input of [$("frame-slider"), $("frame-number")]) {
     }, SETTLE);
   });
 }
+
+$("frame-number").addEventListener("change", () => {
+  if (!$("frame-number").checkValidity()) showFrame(selected);
+});
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
