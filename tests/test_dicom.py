@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from jaxbusi.data import dicom
+from jaxbusi.data import dicom, inputs
 from jaxbusi.data.busi import read_records
 from jaxbusi.data.dicom import count_frames, open_clip
 from jaxbusi.data.images import ImageError, decode_image, decode_mask, is_image
@@ -287,6 +287,22 @@ def test_which_files_are_images(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     found = {path.name for path in tmp_path.iterdir() if is_image(str(path))}
     assert found == {"a.dcm", "b.DICOM", "IM0001", "1.2.840.113619.2.55"}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.dcm")
+    assert count_frames(str(tmp_path / "x.dcm")) == 1
+    with (
+        pytest.raises(ImageError, match=r"cannot be read \(no regular file\)"),
+        open_clip(tmp_path / "x.dcm", "x"),
+    ):
+        pass
+    [path] = inputs.find_inputs([str(tmp_path)])
+    with (
+        inputs.Reader() as reader,
+        pytest.raises(ImageError, match="x: is no regular file; put the image itself there"),
+    ):
+        reader.read(path, "x")
 
 
 def test_a_set_for_training(tmp_path):

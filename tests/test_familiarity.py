@@ -10,6 +10,7 @@ from jaxbusi.state import make_mesh
 from jaxbusi.train import train_and_evaluate
 from scripts import measure_familiarity
 from tests.runs import make_config
+from tests.test_finetuning import TwoBranches
 
 
 def measured(fitted, features):
@@ -130,6 +131,31 @@ def test_a_run_fits_it_on_its_training_part_and_sets_the_limit_on_the_validation
     found, why = familiarity.read(tmp_path / "run", run.step)
     assert found is None
     assert why.startswith("the run has no validation part of 100 images")
+
+
+def test_a_frozen_branch_whose_features_are_kept_is_compared_by_them(
+    tmp_path, phantoms, monkeypatch
+):
+    """Training has them from the file; evaluation afterwards looks at the images."""
+    fitted, written = [], []
+    monkeypatch.setattr(familiarity, "LEAST", 4)
+    monkeypatch.setattr(familiarity, "fit", lambda *given: fitted.append(given) or fit(*given))
+    monkeypatch.setattr(evidence, "write_evidence", lambda *given: written.append(given[2]) or {})
+    monkeypatch.setattr(train, "build_model", lambda *_: TwoBranches())
+    frozen = {"data.views": 2, "freeze.vit": -1.0, "num_epochs": 0.5}
+    config = make_config(phantoms, **frozen, **{"data.validation_fraction": 0.2})
+    train_and_evaluate(config, tmp_path)
+    [kept] = (tmp_path / "features").iterdir()
+    with np.load(kept) as content:
+        # Of 19 training images two copies in two views, and the images; of 5 and 6 others both.
+        assert len(content["vit"]) == 19 * 2 * 2 + 19 + 5 * 2 + 6 * 2
+    train.evaluate(None, tmp_path)
+    for ours, theirs in zip(*fitted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert [len(rows) for rows in fitted[0]] == [19, 19, 5]
+    # What the temperature is fitted on.
+    ours, theirs = (parts["validation"].probabilities for parts in written)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_the_sets_of_the_measurement_are_images(monkeypatch):
