@@ -1,5 +1,6 @@
 """Distances from the training data: by hand, and as a run writes them."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -33,6 +34,16 @@ def test_it_is_the_distance_of_mahalanobis_to_the_nearest_class():
     np.testing.assert_allclose(
         measured(fitted, points), [0, 0, 1, 1, 5 / 2.448, 10], rtol=0.08, atol=0.08
     )
+
+
+def test_accelerators_are_told_not_to_round_the_factors():
+    shapes = [np.zeros(shape, np.float32) for shape in ((5, 4), (3, 4), (4, 4))]
+    products = [
+        equation.params["precision"]
+        for equation in jax.make_jaxpr(distances)(*shapes).eqns
+        if equation.primitive.name == "dot_general"
+    ]
+    assert products == [(jax.lax.Precision.HIGHEST,) * 2] * 2
 
 
 def test_features_that_are_more_than_the_images_or_never_change():
