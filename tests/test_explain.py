@@ -88,6 +88,24 @@ def test_the_report_has_the_section_and_keeps_it(run):
     assert explained.read(workdir, step + 1) is None
 
 
+@pytest.mark.parametrize("branches", [["googlenet"], ["vit"]])
+def test_the_page_speaks_of_the_branches_that_there_are(run, tmp_path, branches):
+    workdir, document = run
+    sums = document["contributions"]
+    of = {kind: {group: dict.fromkeys(branches, found["vit"])
+                 for group, found in sums[kind].items()}
+          for kind in ("shares", "moves")}  # fmt: skip
+    alone = {group: {"none": found["none"], branches[0]: found["vit"]}
+             for group, found in sums["alone"].items()}  # fmt: skip
+    single = {**document, "branches": branches, "maps": {},
+              "contributions": {**sums, **of, "alone": alone}}  # fmt: skip
+    explained.write_page(tmp_path / "x.html", single, workdir / "explain")
+    text = Page((tmp_path / "x.html").read_text()).text
+    assert ("last feature map of GoogLeNet speaks" in text) == (branches == ["googlenet"])
+    assert ("rollout" in text.lower()) == (branches == ["vit"])
+    assert "ResNet18" not in text
+
+
 def test_files_are_explained_from_the_means_that_were_kept(run, rows, phantoms, monkeypatch):
     workdir, document = run
     monkeypatch.setattr(means, "_means", None)
