@@ -118,6 +118,9 @@ def test_files_are_explained_from_the_means_that_were_kept(run, rows, phantoms, 
     assert image["truth"] is None
     assert again["agreement"] == {}
     assert again["contributions"]["towards"] == "answer"
+    # One image has no interval, and none of no width.
+    assert again["contributions"]["shares"]["all"]["vit"]["low"] is None
+    assert "(no interval)" in Page((out / "explain.html").read_text()).text
     [first] = [image for image in document["images"] if image["image"] == rows.image[0]]
     np.testing.assert_allclose(
         image["contributions"]["vit"], first["contributions"]["vit"], atol=1e-6
