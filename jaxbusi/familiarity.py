@@ -11,6 +11,7 @@ the limit. Fitted on the training and validation parts alone.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 from pathlib import Path
@@ -75,8 +76,10 @@ def distances(features: jax.Array, means: jax.Array, whitening: jax.Array) -> ja
     Returns:
       float32[B], from 0.
     """
-    # Whitened first: differences of large numbers are taken where they are of one size.
-    away = (features @ whitening)[:, None] - (means @ whitening)[None]
+    # Whitened first: differences of large numbers are taken where they are of one size. There
+    # accelerators, which round the factors of a product unless told not to, would leave noise.
+    whitened = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    away = whitened(features, whitening)[:, None] - whitened(means, whitening)[None]
     return jnp.sqrt(jnp.min(jnp.sum(away**2, axis=-1), axis=1))
 
 

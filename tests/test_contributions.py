@@ -85,6 +85,9 @@ def test_images_of_one_unit_are_one_piece_of_evidence():
     assert 0.3 < narrow["low"] < narrow["high"] < 0.7
     halves = ratio_intervals({"x": mean_over(values)}, label, together, seed=0)["x"]
     assert (halves["low"], halves["high"]) == (0.5, 0.5)  # both units are alike
+    for classes, units in ((label, 40 * ["a"]), (np.repeat([0, 1], 20), together)):
+        one = ratio_intervals({"x": mean_over(values)}, classes, units, seed=0)["x"]
+        assert (one["value"], one["low"], one["high"]) == (0.5, None, None)
     sure = ratio_intervals({"x": mean_over(values**0)}, label, apart, seed=0, of_hits=["x"])["x"]
     assert sure["exact"]
     assert sure["low"] == pytest.approx(0.025 ** (1 / 40))

@@ -1,5 +1,6 @@
 """DICOM files as pydicom writes them: pixels, frames and regions; and nothing of the patient."""
 
+import functools
 import io
 import logging
 import os
@@ -12,7 +13,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from jaxbusi.data import dicom
+from jaxbusi.data import dicom, inputs
 from jaxbusi.data.busi import read_records
 from jaxbusi.data.dicom import count_frames, open_clip
 from jaxbusi.data.images import ImageError, decode_image, decode_mask, is_image
@@ -153,13 +154,61 @@ def test_numbers_with_a_sign_and_other_things_in_the_upper_bits():
     )
 
 
-def test_a_table_of_values():
+def lut(values, bits, order="<"):
     table = pydicom.Dataset()
-    table.LUTDescriptor = [4096, 0, 8]
-    table.LUTData = (255 - np.arange(4096) // 16).astype("<u2").tobytes()
+    table.LUTDescriptor = [len(values), 0, bits]
+    table.LUTData = values.astype(f"{order}u2").tobytes()
     table["LUTData"].VR = "OW"
-    stored = encode([DEEP.tobytes()], (1, 6), bits=16, used=12, VOILUTSequence=[table])
+    return table
+
+
+@pytest.mark.parametrize(("syntax", "order"), [(EXPLICIT, "<"), (BIG_ENDIAN, ">")])
+def test_a_table_of_values(syntax, order):
+    table = lut(255 - np.arange(4096) // 16, 8, order)
+    frame = DEEP.astype(f"{order}u2").tobytes()
+    stored = encode([frame], (1, 6), syntax=syntax, bits=16, used=12, VOILUTSequence=[table])
     assert decoded(stored)[0, :, 0].tolist() == (255 - DEEP[0] // 16).tolist()
+
+
+def test_a_table_in_place_of_slope_and_intercept():
+    """Of 12 bits to 10, upside down; then without a window, with one, with a second table."""
+    table = lut(1023 - np.arange(4096) // 4, 10)
+    numbers = 1023 - DEEP[0].astype(int) // 4
+    for elements, wanted in (
+        ({}, numbers / 1023 * 255),
+        ({"WindowCenter": 500.5, "WindowWidth": 801}, np.clip((numbers - 100) / 800, 0, 1) * 255),
+        ({"VOILUTSequence": [lut(np.arange(1024) // 4, 8)]}, numbers // 4),
+    ):
+        stored = encode([DEEP.tobytes()], (1, 6), bits=16, used=12, ModalityLUTSequence=[table],
+                        **elements)  # fmt: skip
+        np.testing.assert_allclose(decoded(stored)[0, :, 0], wanted, atol=0.6)
+
+
+def functional_groups(**groups):
+    """An item of functional groups, each with one item of the elements that are given."""
+    found = pydicom.Dataset()
+    for name, elements in groups.items():
+        item = pydicom.Dataset()
+        for keyword, value in elements.items():
+            setattr(item, keyword, value)
+        setattr(found, name, [item])
+    return [found]
+
+
+def test_what_the_frames_of_an_enhanced_file_share():
+    shared = functional_groups(
+        PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": 10},
+        FrameVOILUTSequence={"WindowCenter": 2000.5, "WindowWidth": 4001},
+    )
+    stored = functools.partial(encode, [DEEP.tobytes()], (1, 6), bits=16, used=12)
+    found = decoded(stored(SharedFunctionalGroupsSequence=shared))
+    np.testing.assert_allclose(found[0, :, 0], np.clip((2 * DEEP[0] + 10) / 4000, 0, 1) * 255,
+                               atol=0.6)  # fmt: skip
+    with pytest.raises(ImageError, match="has a scale or window for each frame, which is not read"):
+        decoded(stored(PerFrameFunctionalGroupsSequence=shared))
+    # Of 8 bits no window is applied, whoever has it.
+    plain = encode([GRAY.tobytes()], SIZE, PerFrameFunctionalGroupsSequence=shared)
+    np.testing.assert_array_equal(decoded(plain)[:, :, 0], GRAY)
 
 
 def test_16_bits_in_jpeg_2000():
@@ -215,6 +264,14 @@ def test_only_tissue_is_seen():
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_region_whose_corner_has_a_sign_is_that_within_the_frame():
+    """Where it begins outside, nothing was left, which ended a whole prediction."""
+    data = encode([GRAY.tobytes()], SIZE, SequenceOfUltrasoundRegions=regions((1, 1, 99, 2, 3, 4)))
+    stated, signed = (kind + struct.pack("<Hl", 4, x) for kind, x in ((b"UL", 99), (b"SL", -1)))
+    assert data.count(stated) == 1
+    np.testing.assert_array_equal(decoded(data.replace(stated, signed))[:, :, 0], GRAY[2:5, :4])
+
+
 @pytest.mark.parametrize("boxes", [(), [(3, 3, 0, 0, 2, 2)], [(1, 1, 8, 0, 20, 5)]])
 def test_without_regions_of_tissue_the_whole_frame_is_seen(boxes):
     elements = {"SequenceOfUltrasoundRegions": regions(*boxes)}
@@ -230,6 +287,22 @@ def test_which_files_are_images(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     found = {path.name for path in tmp_path.iterdir() if is_image(str(path))}
     assert found == {"a.dcm", "b.DICOM", "IM0001", "1.2.840.113619.2.55"}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.dcm")
+    assert count_frames(str(tmp_path / "x.dcm")) == 1
+    with (
+        pytest.raises(ImageError, match=r"cannot be read \(no regular file\)"),
+        open_clip(tmp_path / "x.dcm", "x"),
+    ):
+        pass
+    [path] = inputs.find_inputs([str(tmp_path)])
+    with (
+        inputs.Reader() as reader,
+        pytest.raises(ImageError, match="x: is no regular file; put the image itself there"),
+    ):
+        reader.read(path, "x")
 
 
 def test_a_set_for_training(tmp_path):
@@ -258,6 +331,7 @@ def test_a_set_for_training(tmp_path):
         ({"Rows": 7}, "is truncated: it should hold 1 frames of 8x7 pixels"),
         ({"Rows": None}, r"is damaged \(AttributeError\)"),
         ({"BitsAllocated": 32}, "values of other than 8 or 16 bits"),
+        ({"bits": 16, "used": 12, "Columns": 4, "HighBit": 15}, "in other bits than the lowest"),
         ({"bits": 16, "used": 12, "Columns": 4, "WindowCenter": 5, "WindowWidth": 0}, "window wit"),
     ],
 )

@@ -12,13 +12,14 @@ from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation import explained
 from jaxbusi.evaluation.predictions import Predictions
-from jaxbusi.explain import contributions
+from jaxbusi.explain import arms, contributions, subjects
 from jaxbusi.explain import training_features as features_file
 from jaxbusi.explain.arms import arm_values
 from jaxbusi.explain.explanation import explain
 from jaxbusi.explain.training_features import training_features
 from jaxbusi.train import train_and_evaluate
 from jaxbusi.workdir import read_settings
+from scripts.fuzz_dicom import encode
 from tests.runs import make_config
 from tests.test_report import Page
 from tests.tiny import tiny_fusion
@@ -89,6 +90,24 @@ def test_the_report_has_the_section_and_keeps_it(run):
     assert explained.read(workdir, step + 1) is None
 
 
+@pytest.mark.parametrize("branches", [["googlenet"], ["vit"]])
+def test_the_page_speaks_of_the_branches_that_there_are(run, tmp_path, branches):
+    workdir, document = run
+    sums = document["contributions"]
+    of = {kind: {group: dict.fromkeys(branches, found["vit"])
+                 for group, found in sums[kind].items()}
+          for kind in ("shares", "moves")}  # fmt: skip
+    alone = {group: {"none": found["none"], branches[0]: found["vit"]}
+             for group, found in sums["alone"].items()}  # fmt: skip
+    single = {**document, "branches": branches, "maps": {},
+              "contributions": {**sums, **of, "alone": alone}}  # fmt: skip
+    explained.write_page(tmp_path / "x.html", single, workdir / "explain")
+    text = Page((tmp_path / "x.html").read_text()).text
+    assert ("last feature map of GoogLeNet speaks" in text) == (branches == ["googlenet"])
+    assert ("rollout" in text.lower()) == (branches == ["vit"])
+    assert "ResNet18" not in text
+
+
 def test_files_are_explained_from_the_means_that_were_kept(run, rows, phantoms, monkeypatch):
     workdir, document = run
     monkeypatch.setattr(features_file, "_look", None)
@@ -101,6 +120,9 @@ def test_files_are_explained_from_the_means_that_were_kept(run, rows, phantoms, 
     assert image["truth"] is None
     assert again["agreement"] == {}
     assert again["contributions"]["towards"] == "answer"
+    # One image has no interval, and none of no width.
+    assert again["contributions"]["shares"]["all"]["vit"]["low"] is None
+    assert "(no interval)" in Page((out / "explain.html").read_text()).text
     [first] = [image for image in document["images"] if image["image"] == rows.image[0]]
     np.testing.assert_allclose(
         image["contributions"]["vit"], first["contributions"]["vit"], atol=1e-6
@@ -154,11 +176,11 @@ def write_arm(run, folder, branches, split=None):
 
 def test_retrained_arms_beside(run, rows, tmp_path):
     workdir, _ = run
-    arms = [write_arm(workdir, tmp_path / name, [name]) for name in ("resnet18", "vit")]
+    alone_runs = [write_arm(workdir, tmp_path / name, [name]) for name in ("resnet18", "vit")]
     ask = functools.partial(
         arm_values, workdir=workdir, names=rows.image, together=rows.probabilities
     )
-    values = ask(arms)
+    values = ask(alone_runs)
     found = contributions.summarize(values, rows.label, rows.unit, seed=0)
     alone = found["alone"]["all"]
     assert alone["vit"]["accuracy"]["value"] == alone["vit"]["probability"]["value"] == 1
@@ -172,15 +194,48 @@ def test_retrained_arms_beside(run, rows, tmp_path):
         together - alone["none"]["probability"]["value"]
     )
     with pytest.raises(UserError, match="no run with vit is given"):
-        ask(arms[:1])
+        ask(alone_runs[:1])
     with pytest.raises(UserError, match="was trained with resnet18; give one run for each"):
-        ask([*arms, arms[0]])
+        ask([*alone_runs, alone_runs[0]])
     split = (workdir / "split.csv").read_bytes().replace(b",train,", b",test,", 1)
     other = write_arm(workdir, tmp_path / "other", ["vit"], split)
     with pytest.raises(UserError, match="divides the images otherwise"):
-        ask([arms[0], other])
+        ask([alone_runs[0], other])
     with pytest.raises(UserError, match="leave INPUT out"):
-        explain(workdir, ["x.png"], arms=arms)
+        explain(workdir, ["x.png"], arms=alone_runs)
+
+
+def test_images_in_two_parts_count_in_both(tmp_path):
+    """As the protocol `leaky` divides them: the later line does not hide the earlier one."""
+    header = "image,sha256,label,group,part,copies\n"
+    rows = [("a", "benign", "train"), ("a", "benign", "test"), ("b", "normal", "train")]
+    lines = [f"{image},0,{label},,{part},1\n" for image, label, part in rows]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "split.csv").write_text("".join([header, *lines]))
+    one = arms._split(tmp_path / "one")
+    np.testing.assert_allclose(arms._training_shares(one), [0.5, 0, 0.5])
+    (tmp_path / "one" / "split.csv").write_text("".join([header, *lines[1:]]))
+    assert arms._split(tmp_path / "one") != one
+
+
+def test_frames_of_a_clip_are_explained_as_one_unit(tmp_path):
+    frames = [np.full((6, 8), value, np.uint8) for value in (20, 40)]
+    (tmp_path / "clip.dcm").write_bytes(encode([frame.tobytes() for frame in frames], (6, 8)))
+    chosen = subjects.of_inputs([str(tmp_path)])
+    assert [one.name for one in chosen] == [f"{tmp_path}/clip.dcm#1", f"{tmp_path}/clip.dcm#2"]
+    assert [int(one.read().max()) for one in chosen] == [20, 40]
+    assert [one.lesion((6, 8)) for one in chosen] == [None, None]
+    assert {one.unit for one in chosen} == {f"{tmp_path}/clip.dcm"}
+
+
+def test_a_report_goes_without_an_explanation_whose_pictures_are_gone(tmp_path, caplog):
+    folder = tmp_path / "explain"
+    folder.mkdir()
+    picture = {"file": "figures/gone.png", "image": "a", "title": "t", "alt": "t"}
+    document = {"part": "test", "checkpoint_step": 3, "branches": ["vit"], "pictures": [picture]}
+    (folder / "explain.json").write_text(json.dumps(document))
+    assert explained.read(tmp_path, 3) is None
+    assert "gone.png: cannot be read" in caplog.text
 
 
 def test_a_folder_without_a_run_is_refused_and_left_alone(tmp_path):

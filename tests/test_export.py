@@ -22,8 +22,10 @@ from jaxbusi.export import folder as folders
 from jaxbusi.export.evidence import Evidence
 from jaxbusi.export.folder import export_run
 from jaxbusi.export.model_card import model_card
+from jaxbusi.export.program import Program
 from jaxbusi.predictor import Judged
-from jaxbusi.train import train_and_evaluate
+from jaxbusi.state import make_mesh
+from jaxbusi.train import load_model, train_and_evaluate
 from jaxbusi.workdir import config_sha256
 from tests.runs import make_config
 
@@ -127,6 +129,16 @@ def test_the_folder_says_what_is_in_it(exported, run):
         assert properties["weights_sha256"] == about["fingerprint"]["weights_sha256"]
 
 
+def test_writing_again_gives_the_same_bytes(exported, run):
+    """From another place in a program, too."""
+    form, out = exported
+    loaded = load_model(run, make_mesh())
+    again, _ = folders._WRITERS[form](Program.of(loaded), folders._fingerprint(loaded, run))
+    assert len(again) == {"stablehlo": 2, "onnx": 1}[form]
+    for name, data in again.items():
+        assert (out / name).read_bytes() == data, name
+
+
 def test_the_card_has_the_runs_numbers(exported, run):
     card = (exported[1] / "MODEL_CARD.md").read_text()
     results = json.loads((run / "results.json").read_text())
@@ -164,6 +176,12 @@ def test_the_card_tells_leakage_and_quotes_names_literally(exported, run):
     assert "2 of 6 test images (33.3\N{NO-BREAK SPACE}%) have a near-copy" in card
     assert "higher than they would be on new patients" in card
     assert r"\<b\>\*BUSI\*\|?: 30 images" in card
+    assert "Images kept apart from the training images. With" in card
+    leaky = dataclasses.replace(leaked, results={**leaked.results, "protocol": "leaky"})
+    card = model_card(leaky, program, about, 0.0)
+    assert "Images most of which were trained on, themselves or in other copies. With" in card
+    assert "have a near-copy in the training part, or are in it themselves." in card
+    assert "kept apart" not in card
     config["config"]["data"] |= {"root": "", "phantoms": 30}
     assert "**Synthetic images.**" in model_card(leaked, program, about, 0.0)
     broken = dataclasses.replace(evidence, results={**evidence.results, "parts": {"test": {}}})

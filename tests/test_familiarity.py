@@ -1,5 +1,6 @@
 """Distances from the training data: by hand, and as a run writes them."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from jaxbusi.state import make_mesh
 from jaxbusi.train import train_and_evaluate
 from scripts import measure_familiarity
 from tests.runs import make_config
+from tests.test_finetuning import TwoBranches
 
 
 def measured(fitted, features):
@@ -32,6 +34,16 @@ def test_it_is_the_distance_of_mahalanobis_to_the_nearest_class():
     np.testing.assert_allclose(
         measured(fitted, points), [0, 0, 1, 1, 5 / 2.448, 10], rtol=0.08, atol=0.08
     )
+
+
+def test_accelerators_are_told_not_to_round_the_factors():
+    shapes = [np.zeros(shape, np.float32) for shape in ((5, 4), (3, 4), (4, 4))]
+    products = [
+        equation.params["precision"]
+        for equation in jax.make_jaxpr(distances)(*shapes).eqns
+        if equation.primitive.name == "dot_general"
+    ]
+    assert products == [(jax.lax.Precision.HIGHEST,) * 2] * 2
 
 
 def test_features_that_are_more_than_the_images_or_never_change():
@@ -130,6 +142,31 @@ def test_a_run_fits_it_on_its_training_part_and_sets_the_limit_on_the_validation
     found, why = familiarity.read(tmp_path / "run", run.step)
     assert found is None
     assert why.startswith("the run has no validation part of 100 images")
+
+
+def test_a_frozen_branch_whose_features_are_kept_is_compared_by_them(
+    tmp_path, phantoms, monkeypatch
+):
+    """Training has them from the file; evaluation afterwards looks at the images."""
+    fitted, written = [], []
+    monkeypatch.setattr(familiarity, "LEAST", 4)
+    monkeypatch.setattr(familiarity, "fit", lambda *given: fitted.append(given) or fit(*given))
+    monkeypatch.setattr(evidence, "write_evidence", lambda *given: written.append(given[2]) or {})
+    monkeypatch.setattr(train, "build_model", lambda *_: TwoBranches())
+    frozen = {"data.views": 2, "freeze.vit": -1.0, "num_epochs": 0.5}
+    config = make_config(phantoms, **frozen, **{"data.validation_fraction": 0.2})
+    train_and_evaluate(config, tmp_path)
+    [kept] = (tmp_path / "features").iterdir()
+    with np.load(kept) as content:
+        # Of 19 training images two copies in two views, and the images; of 5 and 6 others both.
+        assert len(content["vit"]) == 19 * 2 * 2 + 19 + 5 * 2 + 6 * 2
+    train.evaluate(None, tmp_path)
+    for ours, theirs in zip(*fitted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert [len(rows) for rows in fitted[0]] == [19, 19, 5]
+    # What the temperature is fitted on.
+    ours, theirs = (parts["validation"].probabilities for parts in written)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_the_sets_of_the_measurement_are_images(monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 
 from jaxbusi.explain import saliency
 from jaxbusi.explain.looker import Looker
+from jaxbusi.models import googlenet
 from jaxbusi.models import vit as vit_module
 from jaxbusi.state import make_mesh
 from tests.tiny import TINY_VIT, tiny_fusion
@@ -113,30 +114,37 @@ def test_the_attention_is_the_models_own(fusion):
     np.testing.assert_allclose(maps["gradient_attention"], wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_grad_cam_is_that_of_the_gradient_through_the_model():
+def test_grad_cam_is_that_of_the_gradient_through_the_model(monkeypatch):
+    """Of both convolutional branches, in a model of all three."""
+    monkeypatch.setattr(googlenet, "INCEPTIONS", {"inception5b": (2, 2, 2, 2, 2, 2)})
     target = jnp.array([2, 0], jnp.int32)
-    with tiny_fusion() as model:
+    last_maps = {"layer2_0": "grad_cam_resnet18", "inception5b": "grad_cam_googlenet"}
+    with tiny_fusion(branches=("googlenet", "vit", "resnet18")) as model:
         variables = initialised(model)
         _, maps = look(model, variables, target)
+        assert sorted(maps) == sorted([*last_maps.values(), "rollout", "gradient_attention"])
 
-        def ask(nudge):
-            kept = []
+        def ask(nudges):
+            kept = {}
 
             def watch(next_fun, args, kwargs, context):
                 output = next_fun(*args, **kwargs)
-                if context.module.name == "layer2_0":
-                    kept.append(output + nudge)
-                    return kept[0]
+                name = context.module.name
+                if name in nudges:
+                    output = kept[name] = output + nudges[name]
                 return output
 
             with nn.intercept_methods(watch):
                 logits = model.apply(variables, IMAGES, train=False).logits
-            return sum(logits[row, target[row]] for row in range(2)), kept[0]
+            return sum(logits[row, target[row]] for row in range(2)), kept
 
-        slope, last = jax.jit(jax.grad(ask, has_aux=True))(jnp.zeros((2, 2, 2, 8)))
-        weights = slope.mean((1, 2), keepdims=True)
-        cam = np.maximum((np.asarray(last) * np.asarray(weights)).sum(-1), 0)
-        np.testing.assert_allclose(maps["grad_cam_resnet18"], cam, rtol=1e-4, atol=1e-7)
+        nudges = {name: jnp.zeros((2, 2, 2, 8)) for name in last_maps}
+        slopes, last = jax.jit(jax.grad(ask, has_aux=True))(nudges)
+        for name, key in last_maps.items():
+            weights = slopes[name].mean((1, 2), keepdims=True)
+            cam = np.maximum((np.asarray(last[name]) * np.asarray(weights)).sum(-1), 0)
+            assert cam.max() > 0
+            np.testing.assert_allclose(maps[key], cam, rtol=1e-4, atol=1e-6)
 
 
 def test_layers_that_are_computed_twice_are_looked_at_all_the_same():
@@ -157,10 +165,20 @@ def test_layers_that_are_computed_twice_are_looked_at_all_the_same():
         )
 
 
-@pytest.mark.parametrize("branch", ["resnet18", "vit"])
-def test_a_single_branch_has_its_own_maps_alone(branch):
-    with tiny_fusion(branches=(branch,)) as model:
+MAPS_OF = {
+    "resnet18": ["grad_cam_resnet18"],
+    "vit": ["rollout", "gradient_attention"],
+    "googlenet": ["grad_cam_googlenet"],
+}
+
+
+@pytest.mark.parametrize("branch", MAPS_OF)
+def test_a_single_branch_has_its_own_maps_alone(branch, monkeypatch):
+    """In bfloat16 too, and float32 in any case."""
+    monkeypatch.setattr(googlenet, "INCEPTIONS", {"inception5b": (2, 2, 2, 2, 2, 2)})
+    with tiny_fusion(branches=(branch,), dtype=jnp.bfloat16) as model:
         shapes = functools.partial(jax.eval_shape, functools.partial(saliency.look, model))
-        _, maps = shapes(initialised(model), IMAGES, ANSWER)
-        wanted = {"resnet18": ["grad_cam_resnet18"], "vit": ["rollout", "gradient_attention"]}
-        assert sorted(maps) == sorted(wanted[branch])
+        features, maps = shapes(initialised(model), IMAGES, ANSWER)
+        assert sorted(maps) == sorted(MAPS_OF[branch])
+        assert {rows.shape for rows in maps.values()} == {(2, 2, 2)}
+        assert {rows.dtype for rows in [*features.values(), *maps.values()]} == {jnp.dtype("f4")}

@@ -47,9 +47,10 @@ _SYNTAX = 0x00020010
 _PYDICOM_FILTER = ("ignore", None, Warning, re.compile(r"pydicom\."), 0)
 _WANTED = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
-    *("PlanarConfiguration", "BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleIntercept", "RescaleSlope", "WindowCenter", "WindowWidth", "VOILUTFunction"),
-    *("VOILUTSequence", "SequenceOfUltrasoundRegions"),
+    *("ModalityLUTSequence", "VOILUTSequence", "SequenceOfUltrasoundRegions"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue")
       for part in ("Descriptor", "Data")),
 )  # fmt: skip
@@ -94,8 +95,9 @@ class Clip:
         """Decodes one frame.
 
         * MONOCHROME1 is inverted; palettes and YBR become RGB; gray is repeated in three channels.
-        * Gray of more than 8 bits is rescaled and shown as its table or first window says; without
-          one, over the whole range of its bits.
+        * Gray of more than 8 bits is rescaled, by slope and intercept or a table, and shown as its
+          table or first window says; without one, over the whole range of its bits. Of enhanced
+          files what all frames share is applied, and what each has of its own is refused.
         * Where the file lists regions of tissue (`SequenceOfUltrasoundRegions` with a spatial
           format of 2D and a data type of tissue), the frame is cropped to what holds them all, and
           what is in none of them is black.

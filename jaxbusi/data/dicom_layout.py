@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 NATIVE = (IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN)
@@ -21,6 +23,7 @@ _TWO_DIMENSIONAL = 1  # Region Spatial Format
 _CORNERS = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1",
             "RegionLocationMaxY1")  # fmt: skip
 _MOST_REGIONS = 100
+_SCALE, _VOI = "PixelValueTransformationSequence", "FrameVOILUTSequence"
 
 
 class Undecodable(Exception):  # noqa: N818 - what the frame is; becomes an ImageError
@@ -43,6 +46,8 @@ class Layout:
       used: of these, how many the value has.
       signed: whether values may be negative.
       rescale: slope and intercept.
+      modality: a table of values in place of the two: descriptor and content; None where there is
+        none.
       window: centre, width and function; None where there is none.
       table: of values to gray: descriptor and content; None where there is none.
       palette: the same for red, green and blue; empty where there is none.
@@ -60,6 +65,7 @@ class Layout:
     used: int
     signed: bool
     rescale: tuple[float, float]
+    modality: tuple[Sequence[int], Any] | None
     window: tuple[float, float, str] | None
     table: tuple[Sequence[int], Any] | None
     palette: tuple[tuple[Sequence[int], Any], ...]
@@ -100,16 +106,16 @@ def read_layout(dataset: Any, syntax: str) -> Layout:
         raise Undecodable("has values of other than 8 or 16 bits; save it as PNG")
     if meaning not in (_CODED_GRAY if samples == 1 else _COLOUR) or samples not in (1, 3):
         raise Undecodable("has a photometric interpretation that is not read; save it as PNG")
+    if used < bits and dataset.get("HighBit") not in (None, used - 1):
+        raise Undecodable("has its values in other bits than the lowest; save it as PNG")
+    shared = _shared(dataset) if used > 8 else {}
+    scale, voi = (shared.get(name, [dataset])[0] for name in (_SCALE, _VOI))
     window = None
-    if dataset.get("WindowWidth") not in (None, ""):
-        function = str(dataset.get("VOILUTFunction") or "LINEAR")
-        window = (_first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
-    tables = dataset.get("VOILUTSequence") or ()
+    if voi.get("WindowWidth") not in (None, ""):
+        function = str(voi.get("VOILUTFunction") or "LINEAR")
+        window = (_first(voi.WindowCenter), _first(voi.WindowWidth), function)
     palette = tuple(
-        (
-            dataset[f"{name}PaletteColorLookupTableDescriptor"].value,
-            dataset[f"{name}PaletteColorLookupTableData"].value,
-        )
+        _table(dataset, f"{name}PaletteColorLookupTable", syntax)
         for name in (("Red", "Green", "Blue") if meaning == "PALETTE COLOR" else ())
     )
     return Layout(
@@ -124,14 +130,37 @@ def read_layout(dataset: Any, syntax: str) -> Layout:
         used=used,
         signed=int(dataset.get("PixelRepresentation") or 0) == 1,
         rescale=(
-            _first(dataset.get("RescaleSlope") or 1),
-            _first(dataset.get("RescaleIntercept") or 0),
+            _first(scale.get("RescaleSlope") or 1),
+            _first(scale.get("RescaleIntercept") or 0),
         ),
+        modality=_first_table(dataset.get("ModalityLUTSequence"), syntax),
         window=window,
-        table=(tables[0].LUTDescriptor, tables[0].LUTData) if tables else None,
+        table=_first_table(dataset.get("VOILUTSequence"), syntax),
         palette=palette,
         regions=_tissue(dataset.get("SequenceOfUltrasoundRegions") or (), rows, columns),
     )
+
+
+def _shared(dataset: Any) -> Any:
+    """What an enhanced file says of all its frames, by keyword."""
+    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ():
+        if _SCALE in frame or _VOI in frame:
+            raise Undecodable("has a scale or window for each frame, which is not read; save the "
+                              "frames as PNG")  # fmt: skip
+    return (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+
+
+def _first_table(tables: Any, syntax: str) -> tuple[Sequence[int], Any] | None:
+    """Of several tables of gray, the first."""
+    return _table(tables[0], "LUT", syntax) if tables else None
+
+
+def _table(holder: Any, name: str, syntax: str) -> tuple[Sequence[int], Any]:
+    """Descriptor and content, whose words have their lower byte first."""
+    content = holder[f"{name}Data"].value
+    if isinstance(content, bytes) and syntax == BIG_ENDIAN:
+        content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
+    return holder[f"{name}Descriptor"].value, content
 
 
 def _first(value: Any) -> float:
@@ -147,6 +176,7 @@ def _tissue(regions: Any, rows: int, columns: int) -> tuple[tuple[int, int, int,
         if kind == (_TWO_DIMENSIONAL, _TISSUE):
             left, top, right, bottom = (int(region[corner].value) for corner in _CORNERS)
             right, bottom = min(right, columns - 1), min(bottom, rows - 1)
+            left, top = max(left, 0), max(top, 0)  # damaged files have numbers with a sign
             if left <= right and top <= bottom:
                 found.append((left, top, right, bottom))
     return tuple(found)

@@ -84,12 +84,17 @@ def _gray(values: np.ndarray, layout: Layout) -> np.ndarray:
     high = low + (1 << layout.used) - 1
     if layout.used <= 8:
         return np.round((values - low) * np.float32(255 / (high - low))).astype(np.uint8)
-    slope, intercept = layout.rescale
-    scaled = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    if layout.modality is not None:
+        table, highest = _entries(*layout.modality)
+        scaled = table.astype(np.float32)[_places(values, layout.modality[0])]
+        ends = [0.0, float(highest)]
+    else:
+        slope, intercept = layout.rescale
+        scaled = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        ends = sorted((low * slope + intercept, high * slope + intercept))
     if layout.table is not None:
         return _look_up(scaled, *layout.table)
     if layout.window is None:
-        ends = sorted((low * slope + intercept, high * slope + intercept))
         gray = (scaled - np.float32(ends[0])) / np.float32(ends[1] - ends[0])
     else:
         gray = _window(scaled, *layout.window)
@@ -115,8 +120,15 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
 
 
 def _look_up(values: np.ndarray, descriptor: Sequence[int], content: Any) -> np.ndarray:
-    """Numbers to uint8 by a table: (entries, first number, bits) and what it holds."""
-    entries, first, bits = (int(number) for number in descriptor)
+    """Numbers to uint8 by a table."""
+    table, highest = _entries(descriptor, content)
+    shown = np.round(table * (255 / highest)).astype(np.uint8)
+    return shown[_places(values, descriptor)]
+
+
+def _entries(descriptor: Sequence[int], content: Any) -> tuple[np.ndarray, int]:
+    """What a table holds, int64, and the most that its bits could."""
+    entries, _, bits = (int(number) for number in descriptor)
     entries = entries or 1 << 16
     if isinstance(content, bytes):
         # Of 8 bits an entry may take a byte or two.
@@ -124,8 +136,14 @@ def _look_up(values: np.ndarray, descriptor: Sequence[int], content: Any) -> np.
     table = np.asarray(content, np.int64)[:entries]
     if len(table) < entries or bits not in range(8, 17):
         raise Undecodable("is damaged: a table of colours or values is too short")
-    shown = np.round((table & ((1 << bits) - 1)) * (255 / ((1 << bits) - 1))).astype(np.uint8)
-    return shown[np.clip(values.astype(np.int64) - first, 0, entries - 1)]
+    highest = (1 << bits) - 1
+    return table & highest, highest
+
+
+def _places(values: np.ndarray, descriptor: Sequence[int]) -> np.ndarray:
+    """Where in a table numbers are: its ends for those beyond them."""
+    entries, first = int(descriptor[0]), int(descriptor[1])
+    return np.clip(values.astype(np.int64) - first, 0, (entries or 1 << 16) - 1)
 
 
 def _crop(image: np.ndarray, layout: Layout) -> np.ndarray:

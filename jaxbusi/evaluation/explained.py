@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbusi.data.records import CLASSES
+from jaxbusi.errors import UserError
 from jaxbusi.evaluation import page
 from jaxbusi.evaluation.canvas import Picture
 
@@ -44,7 +45,8 @@ def read(workdir: Path, step: int) -> dict[str, Any] | None:
             )
             return None
         return content(document, path.parent, SHOWN)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    # Pictures are gone where explaining was interrupted, which is no reason to lose the report.
+    except (OSError, UserError, ValueError, KeyError, TypeError, RecursionError) as error:
         logging.warning("%s cannot be read (%s) and stays out of the report", path, error)
         return None
 

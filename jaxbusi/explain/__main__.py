@@ -55,8 +55,8 @@ def _parser() -> Parser:
         default=(),
         type=Path,
         metavar="ARM",
-        help="runs on the same split that were trained with a single branch each, to be shown "
-        "beside",
+        help="runs on the same split that were trained with fewer branches, one for each set of "
+        "them: with two branches, a run of each alone",
     )
     parser.add_argument(
         "--pictures",

@@ -66,21 +66,21 @@ def arm_values(
     return values
 
 
-def _split(workdir: Path) -> dict[str, tuple[str, str]]:
-    """By image: its label and part."""
+def _split(workdir: Path) -> dict[tuple[str, str], str]:
+    """Labels by image and part: the protocol `leaky` has images in two."""
     path = workdir / "split.csv"
     try:
         with open_csv(path, encoding="utf-8", errors="surrogateescape") as reader:
             header: list[str] = next(reader, [])
             rows = [dict(zip(header, cells, strict=True)) for cells in reader]
-        return {row["image"]: (row["label"], row["part"]) for row in rows}
+        return {(row["image"], row["part"]): row["label"] for row in rows}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({error}); evaluate the run again") from error
 
 
-def _training_shares(split: Mapping[str, tuple[str, str]]) -> np.ndarray:
+def _training_shares(split: Mapping[tuple[str, str], str]) -> np.ndarray:
     """float64[3], shares of the classes in the training part."""
-    labels = [label for label, part in split.values() if part == "train"]
+    labels = [label for (_, part), label in split.items() if part == "train"]
     return np.array([labels.count(name) for name in CLASSES]) / len(labels)
 
 

@@ -1,5 +1,6 @@
 """Means and shares over images, with the intervals that all the evidence has."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ def ratio_intervals(
       resamples: of the bootstrap.
 
     Returns:
-      {value, low, high, exact} by key; None where nothing is summed over.
+      {value, low, high, exact} by key; None where nothing is summed over, and the ends where no
+      class has two units.
     """
     clusters = np.unique(np.array(units, dtype=object), return_inverse=True)[1]
     values = intervals.resampled(
@@ -55,9 +57,13 @@ def ratio_intervals(
     found = {}
     for key, ratio in ratios.items():
         value = float(_divided(np.ones((1, len(label))), *ratio)[0])
-        trials = np.unique(clusters[ratio[1] > 0]).size
+        counted = ratio[1] > 0
+        trials = np.unique(clusters[counted]).size
         fallback = intervals.exact(value, trials) if key in of_hits and trials else None
         interval = intervals.percentile(value, values[key], fallback)
+        if fallback is None and trials <= np.unique(label[counted]).size:
+            # The one unit of a class is drawn every time: that is no evidence of no spread.
+            interval = dataclasses.replace(interval, low=np.nan, high=np.nan)
         found[key] = {**as_json(interval), "exact": interval.exact}
     return found
 

@@ -1,9 +1,7 @@
 """The images that are explained: of a run's test part, or files."""
 
 import dataclasses
-import os
 from collections.abc import Generator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -21,14 +19,16 @@ class Subject:
 
     Attributes:
       name: as the run or the command names it.
-      image: the encoded file.
-      unit: subjects of one unit are no independent evidence: near-copies, images of a patient.
+      image: the encoded file; of files that are named, the place in the list of `find_inputs`, as a
+        DICOM file has several where it has several frames.
+      unit: subjects of one unit are no independent evidence: near-copies, images of a patient,
+        frames of a clip.
       label: index into `CLASSES`; None where it is not known.
       masks: the encoded masks of its lesions; empty where there are none.
     """
 
     name: str
-    image: Blob
+    image: Blob | bytes
     unit: str
     label: int | None = None
     masks: tuple[Blob, ...] = ()
@@ -39,6 +39,9 @@ class Subject:
         Raises:
           ImageError: it cannot be read.
         """
+        if isinstance(self.image, bytes):
+            with inputs.Reader() as reader:
+                return reader.read(self.image, self.name)
         return decode_image(read_file(self.image, self.name), self.name)
 
     def lesion(self, size: tuple[int, int]) -> np.ndarray | None:
@@ -90,10 +93,13 @@ def of_part(parts: PartSet, name: str) -> list[Subject]:
 
 
 def of_inputs(given: Sequence[str]) -> list[Subject]:
-    """The files that arguments lead to, as `inputs.find_inputs` takes them."""
+    """The files that arguments lead to, as `inputs.find_inputs` takes them.
+
+    The frames of a clip, which hardly differ, are one unit.
+    """
     return [
-        Subject(inputs.shown(path), Path(os.fsdecode(path)), inputs.shown(path))
-        for path in inputs.find_inputs(given)
+        Subject(inputs.shown(image), image, inputs.shown(image.partition(b"\0")[0]))
+        for image in inputs.find_inputs(given)
     ]
 
 

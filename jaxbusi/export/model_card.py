@@ -13,7 +13,7 @@ from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
 from jaxbusi.evaluation import baselines, page, present
 from jaxbusi.evaluation.markdown import literal
-from jaxbusi.evaluation.report import PARTS, PROTOCOLS, SCORES
+from jaxbusi.evaluation.report import PROTOCOLS, SCORES, part_words
 from jaxbusi.export.evidence import Evidence, again
 from jaxbusi.export.program import Program
 from jaxbusi.models.fusion import model_name
@@ -161,11 +161,12 @@ def _results(evidence: Evidence, part: str) -> list[str]:
     kinds = {"images": found["images"]}
     if found["copies"] != found["images"]:
         kinds |= {"tta": found["tta"], "copies": found["copies"]}
+    described = part_words(part, evidence.results["protocol"])
     headings = [f"{rows['count']} {_KINDS[kind]}" for kind, rows in kinds.items()]
     lines = [
         f"## Results: {literal(part)} part",
         "",
-        f"{PARTS[part][0].upper()}{PARTS[part][1:]}. With 95 % intervals; † where it is the exact "
+        f"{described[:1].upper()}{described[1:]}. With 95 % intervals; † where it is the exact "
         "binomial one, as the bootstrap had no spread.",
         "",
         f"| | {' | '.join(headings)} |",
@@ -230,11 +231,12 @@ def _interval(value: Mapping[str, Any], key: str) -> str:
 def _near_copies(evidence: Evidence) -> list[str]:
     lines = ["## Near-copies of training images", ""]
     leakage = evidence.results["leakage"]
+    itself = ", or are in it themselves" if evidence.results["protocol"] == "leaky" else ""
     for part, found in leakage.items():
         count, images = found["near_copy_in_training"], found["images"]
         lines.append(
             f"* {count} of {images} {literal(part)} images ({page.percent(count / images)}) have a "
-            "near-copy in the training part."
+            f"near-copy in the training part{itself}."
         )
     if any(found["near_copy_in_training"] for found in leakage.values()):
         meaning = (

@@ -24,17 +24,20 @@ def to_stablehlo(program: Program) -> bytes:
         for name, array in program.weights.items()
     }
     images = jax.ShapeDtypeStruct((batch, *program.images.shape[1:]), program.images.dtype)
-    with _no_folders():
+    with _no_places():
         traced = export.export(jax.jit(program.probabilities), platforms=PLATFORMS)
         return bytes(traced(weights, images).serialize())
 
 
 @contextlib.contextmanager
-def _no_folders() -> Iterator[None]:
-    """Keeps the names of this machine's folders out of what is traced: JAX notes source files."""
-    key = "jax_hlo_source_file_canonicalization_regex"
+def _no_places() -> Iterator[None]:
+    """Keeps out of what is traced where it was traced from: JAX notes files and lines of callers.
+
+    They name this machine's folders, and the same run is to give the same file, whoever calls.
+    """
+    key = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, key)
-    jax.config.update(key, r".*[\\/]")
+    jax.config.update(key, 0)
     try:
         yield
     finally:
