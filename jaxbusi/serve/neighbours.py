@@ -9,10 +9,10 @@ import numpy as np
 from jaxbusi.data.records import CLASSES
 from jaxbusi.data.store import ImageStore
 from jaxbusi.explain.training_features import TrainingFeatures
-from jaxbusi.serve.pictures import png
+from jaxbusi.serve.pictures import png, within
 
 COUNT = 5
-_SIDE = 128  # Of the pictures, pixels.
+_LONGEST = 160  # Side of the pictures, pixels.
 
 
 class Neighbours:
@@ -64,5 +64,6 @@ class Neighbours:
         return scaled / np.where(length > 0, length, 1.0)
 
     def _picture(self, name: str) -> np.ndarray:
-        view = self._store.view(self._row[name])
-        return cv2.resize(view, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        row = self._row[name]
+        height, width = within(self._store.sizes[row], _LONGEST)
+        return cv2.resize(self._store.view(row), (width, height), interpolation=cv2.INTER_AREA)

@@ -19,8 +19,8 @@ def shown(image: np.ndarray) -> str:
     Args:
       image: uint8[H, W, 3], RGB.
     """
-    height, width = _within(image.shape[:2], _LONGEST)
-    if (height, width) != image.shape[:2]:
+    if max(image.shape) > _LONGEST:
+        height, width = within(image.shape[:2], _LONGEST)
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return png(image)
 
@@ -35,7 +35,7 @@ def shown_map(values: np.ndarray, size: tuple[int, int]) -> dict[str, object]:
     Returns:
       png, and whether it is empty.
     """
-    coloured = overlay(values, _within(size, _LONGEST_MAP, enlarge=True))
+    coloured = overlay(values, within(size, _LONGEST_MAP))
     return {
         "png": png(np.round(coloured * 255).astype(np.uint8)),
         "empty": not bool(values.max() > 0),
@@ -61,9 +61,7 @@ def png(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def _within(size: tuple[int, int], longest: int, *, enlarge: bool = False) -> tuple[int, int]:
-    """H and W in the same proportions, the longer not above (or with `enlarge`, at) `longest`."""
+def within(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """H and W in the proportions of `size`, the longer of them `longest`."""
     factor = longest / max(size)
-    if factor >= 1 and not enlarge:
-        return size
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
