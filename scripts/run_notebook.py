@@ -40,6 +40,7 @@ def run(path: Path, folder: Path) -> nbformat.NotebookNode:
         timeout=SECONDS,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
