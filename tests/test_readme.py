@@ -163,6 +163,8 @@ def test_nothing_else_is_in_the_shell_blocks():
         ["python3", "-m", "venv", ".venv", "&&", "source", ".venv/bin/activate"],
         ["pip", "install", "-c", "constraints.txt", "-e", ".[test]"],
         ["pytest"],
+        ["pip", "install", "-c", "constraints.txt", "-e", ".[notebook]"],
+        ["jupyter", "lab", "docs/quickstart.ipynb"],  # test_notebook.py runs it
     ]
 
 
