@@ -687,8 +687,8 @@ function cell(value) {
 function saveAll() {
   const ranges = model.classes.flatMap((name) => [`${name}_low`, `${name}_high`]);
   const lines = [["file", "frame", "predicted", ...model.classes, ...ranges, "distance", "unfamiliar", "error"]];
-  for (const { name, frame, state, result, error } of files) {
-    if (state === "failed" || !result) {
+  for (const { name, frame, result, error } of files) {
+    if (result?.frame !== frame) {
       const empty = Array(3 * model.classes.length + 3).fill("");
       lines.push([name, frame, ...empty, error || "not answered yet"]);
       continue;
@@ -696,7 +696,7 @@ function saveAll() {
     const { predicted, probabilities: found, distance, unfamiliar } = result;
     const values = model.classes.map((label) => found[label].value);
     const ends = model.classes.flatMap((label) => [found[label].low, found[label].high]);
-    lines.push([name, result.frame, predicted, ...values, ...ends, distance, unfamiliar, ""]);
+    lines.push([name, frame, predicted, ...values, ...ends, distance, unfamiliar, error]);
   }
   const text = lines.map((line) => line.map(cell).join(",")).join("\r\n");
   save(`${model.run}.csv`, "text/csv", `${text}\r\n`);
