@@ -201,7 +201,7 @@ def _read_header(file: BinaryIO) -> Layout:
     dcmread, data_elements = _pydicom()
     file.seek(DICOM_HEAD)
     # Read first: pydicom would unpack what is deflated, to any size.
-    meta = data_elements(file, False, True, _is_beyond_meta, specific_tags=[_SYNTAX])
+    meta = data_elements(_Counted(file), False, True, _is_beyond_meta, specific_tags=[_SYNTAX])
     found = [element.value for element in meta if element.tag == _SYNTAX]
     if len(found) != 1:
         raise Undecodable("is damaged: its transfer syntax is missing or said twice")
