@@ -151,6 +151,27 @@ def compressed(image: Image.Image, kind: str, **options: Any) -> bytes:
     return data
 
 
+def _lut(entries: int, bits: int) -> Any:
+    """An item of a table, from 0 to the most of its bits."""
+    from pydicom import Dataset
+
+    table = Dataset()
+    table.LUTDescriptor = [entries, 0, bits]
+    table.LUTData = np.linspace(0, (1 << bits) - 1, entries).astype("<u2").tobytes()
+    table["LUTData"].VR = "OW"
+    return table
+
+
+def _shared() -> list[Any]:
+    """Functional groups that all frames share: a window."""
+    from pydicom import Dataset
+
+    window, groups = Dataset(), Dataset()
+    window.WindowCenter, window.WindowWidth = 500, 900
+    groups.FrameVOILUTSequence = [window]
+    return [groups]
+
+
 def seeds(gray: Image.Image, colour: Image.Image) -> list[bytes]:
     """Files of the pixels of two images of one size."""
     values, colours = np.asarray(gray), np.asarray(colour)
@@ -174,6 +195,8 @@ def seeds(gray: Image.Image, colour: Image.Image) -> list[bytes]:
         encode([deep], size, bits=16, used=12, WindowCenter=900, WindowWidth=1000),
         encode([swapped], size, syntax=BIG_ENDIAN, bits=16, used=12, PixelRepresentation=1,
                RescaleSlope=2, RescaleIntercept=-5),
+        encode([deep], size, bits=16, used=12, ModalityLUTSequence=[_lut(4096, 10)],
+               VOILUTSequence=[_lut(1024, 8)], SharedFunctionalGroupsSequence=_shared()),
         encode([plain], size, "PALETTE COLOR", **palette),
         encode([rgb], size, "RGB", SequenceOfUltrasoundRegions=regions(
             (1, 1, 3, 2, 20, 15), (1, 1, 10, 12, 25, 20), (3, 3, 0, 0, 31, 1))),

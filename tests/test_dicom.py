@@ -342,6 +342,27 @@ def test_what_is_refused(changes, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("is_asked_for", [False, True])
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_a_sequence_that_is_too_long_is_not_followed(is_asked_for, is_counted, monkeypatch):
+    """Its empty items take 8 bytes each in the file, and a hundred times as much in memory."""
+    monkeypatch.setattr(dicom, "_LONGEST_HEADER", 4000)
+    plain = encode([GRAY.tobytes()], SIZE)
+    place = plain.index(struct.pack("<HH", 0x28, 2) + b"US")
+    element = 0x6011 if is_asked_for else 0x6010  # regions of ultrasound, and none there is
+    for items in (10, 1000):
+        length = 8 * items if is_counted else 0xFFFFFFFF
+        sequence = struct.pack("<HH2sHL", 0x18, element, b"SQ", 0, length)
+        sequence += items * struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+        sequence += b"" if is_counted else struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+        data = plain[:place] + sequence + plain[place:]
+        if items == 10 or (is_counted and not is_asked_for):  # the latter is passed over
+            np.testing.assert_array_equal(decoded(data)[:, :, 0], GRAY)
+        else:
+            with pytest.raises(ImageError, match="in its header; save it as PNG"):
+                decoded(data)
+
+
 @pytest.mark.parametrize(
     ("frame", "syntax", "message"),
     [

@@ -41,7 +41,7 @@ MAX_CLIP_BYTES = 4 * 2**30
 _Places = list[tuple[int, int]]
 """Where pieces of a file begin, and their lengths, in bytes."""
 
-_LONGEST_ELEMENT = 4 * 2**20  # Of the header: a table of 65,536 colours takes 128 KiB.
+_LONGEST_HEADER = 2 * 2**20  # What is read of it; a table of 65,536 colours takes 128 KiB.
 _MOST_FRAGMENTS = 100_000
 _SYNTAX = 0x00020010
 _PYDICOM_FILTER = ("ignore", None, Warning, re.compile(r"pydicom\."), 0)
@@ -201,7 +201,7 @@ def _read_header(file: BinaryIO) -> Layout:
     dcmread, data_elements = _pydicom()
     file.seek(DICOM_HEAD)
     # Read first: pydicom would unpack what is deflated, to any size.
-    meta = data_elements(file, False, True, _is_beyond_meta, specific_tags=[_SYNTAX])
+    meta = data_elements(_Counted(file), False, True, _is_beyond_meta, specific_tags=[_SYNTAX])
     found = [element.value for element in meta if element.tag == _SYNTAX]
     if len(found) != 1:
         raise Undecodable("is damaged: its transfer syntax is missing or said twice")
@@ -209,23 +209,48 @@ def _read_header(file: BinaryIO) -> Layout:
     if syntax not in SYNTAXES:
         _refuse_syntax(syntax)
     file.seek(0)
-    dataset = dcmread(
-        file,
-        stop_before_pixels=True,
-        specific_tags=list(_WANTED),
-        defer_size=_LONGEST_ELEMENT,
-    )
-    if any(
-        element.value is None and element.length
-        for element in map(dataset.get_item, dataset.keys())
-    ):
-        raise Undecodable(f"has an element of more than {_LONGEST_ELEMENT >> 20} MiB in its header")
-    layout = read_layout(dataset, syntax)
+    counted = _Counted(file)
+    try:
+        dataset = dcmread(
+            counted,
+            stop_before_pixels=True,
+            specific_tags=list(_WANTED),
+            defer_size=_LONGEST_HEADER,  # What is longer is read when it is asked for, and refused.
+        )
+        layout = read_layout(dataset, syntax)
+    except Exception:
+        if counted.left < 0:  # pydicom makes errors of its own of those of a file
+            most = _LONGEST_HEADER >> 20
+            raise Undecodable(f"has more than {most} MiB in its header; save it as PNG") from None
+        raise
     if layout.rows * layout.columns > MAX_PIXELS:
         raise Undecodable(f"has more than the {MAX_PIXELS:,} pixels that are accepted; scale it")
     if layout.frames > MAX_FRAMES:
         raise Undecodable(f"has more than the {MAX_FRAMES:,} frames that are accepted; divide it")
     return layout
+
+
+class _Counted:
+    """A file of whose header only so much is read.
+
+    pydicom makes an object of each item of a sequence, of a thousand bytes where the file has 8.
+
+    Attributes:
+      left: how many bytes may still be read; below 0 where more were asked for.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.left = _LONGEST_HEADER
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads as the file does; ValueError where it is too much."""
+        data = self._file.read(size if 0 <= size <= self.left else self.left + 1)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError
+        return data
 
 
 def _is_beyond_meta(tag: int, vr: str | None, length: int) -> bool:
