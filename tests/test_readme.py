@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from configs import table4
 from jaxbusi.data.phantoms import write_phantoms
-from jaxbusi.models.vit import SIZES
+from tests import light
 from tests.reference import formats
 
 ROOT = Path(__file__).parents[1]
@@ -32,9 +32,9 @@ SMALL = [
 # Public weights decide the transformer's size, and its patches of 14 pixels that of the images.
 SMALL_DINOV2 = [*SHORT, "--config.data.augment.resize=32", "--config.data.augment.crop=28"]
 SMALL_STUDY = ["--config.study.seeds=(0,)"]
-# Where a command is about images or weights and not about the model, one branch is enough: a
-# transformer's twelve layers are traced and compiled for half a minute. `runs/fusion` has both. It
-# is the model of `configs/resnet18.py`, so that the next command finds its programs.
+# Where a command is about images or weights and not about the model, one branch is enough:
+# `runs/fusion` has both. It is the model of `configs/resnet18.py`, so that the next command finds
+# its programs.
 _ONE_BRANCH = ["--config.model.branches=('resnet18',)", "--config.model.hidden=()"]
 _LESS = {
     "runs/demo": [*_ONE_BRANCH, "--config.data.phantoms=30"],
@@ -42,6 +42,7 @@ _LESS = {
     "runs/table": _ONE_BRANCH,
     "runs/imagenet": _ONE_BRANCH,
 }
+_DRAWN = {"runs/demo", "runs/external", "runs/table4"}
 _ARMS = {
     "configs/table4.py": "('ResNet18',)",
     "configs/table4_dinov2.py": "('ViT',)",
@@ -94,13 +95,24 @@ def folder(tmp_path_factory):
     (hospital / "labels.csv").write_text("".join(["image,label,patient\n", *lines]))
     # Told by content: a file of safetensors under torchvision's name is as good.
     save_file(formats.torchvision_resnet18(), folder / "resnet18-f37072fd.pth")
-    save_file(formats.dinov2(SIZES["S14"]), folder / "dinov2-small.safetensors")
+    save_file(formats.dinov2(light.SIZES["S14"]), folder / "dinov2-small.safetensors")
     return folder
+
+
+def python(words):
+    """What a command is run with: few layers where it builds a model that needs no public ResNet.
+
+    Figures are drawn by the first command of each kind; the others have the same.
+    """
+    if not {"--workdir", "-c"} & set(words) or "resnet18-" in " ".join(words):
+        return [sys.executable]
+    drawn = _DRAWN.intersection(words) or "--config" not in words
+    return [sys.executable, light.__file__, *([] if drawn else ["--undrawn"])]
 
 
 def run(words, folder):
     result = subprocess.run(
-        [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=600
+        [*python(words), *words[1:]], cwd=folder, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, f"{shlex.join(words)}\n{result.stderr[-2000:]}"
 
