@@ -15,10 +15,15 @@ from jaxbusi.models import resnet, vit
 SIZES = {name: dataclasses.replace(size, depth=2) for name, size in vit.SIZES.items()}
 
 
-def main(arguments: list[str]) -> None:
-    """Runs `-m MODULE …` or `-c PROGRAM`; after `--undrawn` runs and studies draw no figures."""
+def lighten() -> None:
+    """From here on this process builds models of a few layers."""
     vit.SIZES.update(SIZES)
     resnet.STAGES, resnet.BLOCKS = resnet.STAGES[:2], 1
+
+
+def main(arguments: list[str]) -> None:
+    """Runs `-m MODULE …` or `-c PROGRAM`; after `--undrawn` runs and studies draw no figures."""
+    lighten()
     if arguments[0] == "--undrawn":
         from jaxbusi.evaluation import figures, study_figures
 

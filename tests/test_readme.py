@@ -119,7 +119,7 @@ def run(words, folder):
 
 def serve(words, folder):
     """Starts a page, looks at it and ends it."""
-    command = [sys.executable, *words[1:], "--port", "0"]
+    command = [*python(words), *words[1:], "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         found = re.match(r"open (http://\S+) ", process.stdout.readline())
         assert found
