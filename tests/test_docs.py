@@ -1,6 +1,7 @@
 """The documents: what is drawn and scored is explained, links lead somewhere, examples add up."""
 
 import ast
+import collections
 import dataclasses
 import re
 from pathlib import Path
@@ -39,23 +40,20 @@ def prose(text):
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def headings(text):
-    """Its headings as they stand, and the anchors that GitHub gives them, in order."""
-    titles = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
-    anchors = []
-    for title in titles:
+def anchors(text):
+    """Those that GitHub gives its headings, in order."""
+    found, seen = [], collections.Counter()
+    for title in re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE):
         anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        same = sum(
-            re.fullmatch(rf"{re.escape(anchor)}(-\d+)?", other) is not None for other in anchors
-        )
-        anchors.append(f"{anchor}-{same}" if same else anchor)
-    return titles, anchors
+        found.append(f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor)
+        seen[anchor] += 1
+    return found
 
 
 def sections(text):
     """{anchor: what stands between its heading and the next}."""
     bodies = re.split(r"^#+ .+$", prose(text), flags=re.MULTILINE)[1:]
-    return dict(zip(headings(text)[1], bodies, strict=True))
+    return dict(zip(anchors(text), bodies, strict=True))
 
 
 def drawn():
@@ -76,7 +74,7 @@ def drawn():
 
 
 def figure_names():
-    """File names of figures that a document explains: in bold, or in its first lines."""
+    """File names that docs/reading.md explains, in bold, or docs/explaining.md, which has one."""
     bold = re.findall(r"\*\*`([^`]+\.png)`\*\*", READING)
     return [*bold, *re.findall(r"`(?:figures/)?([^`]+\.png)`", EXPLAINING)]
 
@@ -174,12 +172,12 @@ def test_links_lead_somewhere(path):
         target = path.parent / file if file else path
         assert target.exists(), link
         if anchor:
-            assert anchor in headings(target.read_text())[1], link
+            assert anchor in anchors(target.read_text()), link
 
 
 def test_anchors_are_those_of_github():
     text = "# A, `b` & c\n## mean ± sd\n```\n# no heading\n```\n## What's _this_?\n## mean ± sd\n"
-    assert headings(text)[1] == ["a-b--c", "mean--sd", "whats-_this_", "mean--sd-1"]
+    assert anchors(text) == ["a-b--c", "mean--sd", "whats-_this_", "mean--sd-1"]
 
 
 def rows_of(heading):
