@@ -271,17 +271,17 @@ def _damaged(data: bytes, folder: Path, whole: Path) -> Path:
 
 
 def _prepared_set(folder: Path) -> Path:
-    from jaxbusi.data import busi
+    from jaxbusi.data.prepared import prepare
 
     whole = folder / "prepared"
     if not whole.exists():
         fuzz_seeds.write_set(folder / "set")
-        busi.prepare(folder / "set", whole)
+        prepare(folder / "set", whole)
     return whole / "busi" / "1.0.0"
 
 
 def _prepared(data: bytes, folder: Path) -> None:
-    from jaxbusi.data.busi import read_prepared
+    from jaxbusi.data.prepared import read_prepared
 
     for record in read_prepared(_damaged(data, folder, _prepared_set(folder))):
         record.image.read_bytes()

@@ -6,7 +6,7 @@ python scripts/prepare_tfds.py --root Dataset_BUSI_with_GT --out prepared
 import argparse
 import sys
 
-from jaxbusi.data.busi import prepare
+from jaxbusi.data.prepared import prepare
 from jaxbusi.errors import UserError
 
 

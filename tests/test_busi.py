@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from jaxbusi.data import busi, images
+from jaxbusi.data.prepared import prepare
 from jaxbusi.data.records import CLASSES, Record
 from jaxbusi.errors import UserError
 
@@ -177,7 +178,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (root / "normal" / "normal (1).png").write_bytes(b"\0ends in zeros\0\0")
     (root / "malignant" / "malignant (1)_mask.png").unlink()
     out = tmp_path_factory.mktemp("out")
-    busi.prepare(root, out)
+    prepare(root, out)
     return root, out
 
 
@@ -213,10 +214,10 @@ def test_prepare_keeps_what_is_there_and_refuses_another_set(
     root, out = prepared
     shard = next(out.rglob("*array_record-*"))
     before = shard.stat().st_mtime_ns
-    busi.prepare(root, out)
+    prepare(root, out)
     assert shard.stat().st_mtime_ns == before
     with pytest.raises(UserError, match="holds another set than"):
-        busi.prepare(write(tmp_path, KAGGLE), out)
+        prepare(write(tmp_path, KAGGLE), out)
 
 
 def test_damaged_or_foreign_prepared_folder(prepared: tuple[Path, Path], tmp_path: Path):
@@ -330,7 +331,7 @@ def test_real_busi_counts_masks_and_colour(busi_root: Path, caplog):
 
 
 def test_real_busi_survives_array_record(busi_root: Path, tmp_path: Path):
-    prepared = busi.read_records(busi.prepare(busi_root, tmp_path))
+    prepared = busi.read_records(prepare(busi_root, tmp_path))
     assert content(prepared) == content(busi.read_folder(busi_root))
     assert CLASSES[prepared[-1].label] == "normal"
     assert Image.open(io.BytesIO(prepared[0].image.read_bytes())).format == "PNG"
