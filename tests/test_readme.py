@@ -121,11 +121,13 @@ def serve(words, folder):
     """Starts a page, looks at it and ends it."""
     command = [*python(words), *words[1:], "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-        found = re.match(r"open (http://\S+) ", process.stdout.readline())
-        assert found
-        with urllib.request.urlopen(found[1]) as page:
-            assert b"<!doctype html>" in page.read(100).lower()
-        process.terminate()
+        try:
+            found = re.match(r"open (http://\S+) ", process.stdout.readline())
+            assert found
+            with urllib.request.urlopen(found[1]) as page:
+                assert b"<!doctype html>" in page.read(100).lower()
+        finally:
+            process.terminate()
     assert process.returncode == 143
 
 

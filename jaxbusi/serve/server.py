@@ -68,14 +68,17 @@ def serve(workdir: Path, host: str, port: int, *, megabytes: int, per_minute: in
         batcher = Batcher(run.analyst.answer)
         limits = Limits(megabytes << 20, per_minute, token, loopback)
         app = make_app(run, batcher, limits)
-        print(f"open {_url(listener, token)} (Ctrl+C ends it)", flush=True)
-        received = asyncio.run(_until_signal(Server(configure(app)), listener))
+        words = f"open {_url(listener, token)} (Ctrl+C ends it)"
+        received = asyncio.run(_until_signal(Server(configure(app)), listener, words))
         batcher.close()
     raise Interrupted(received, "nothing that was sent is kept")
 
 
-async def _until_signal(server: Server, listener: socket.socket) -> int:
-    """Answers until a signal comes, which it returns; what is under way is finished first."""
+async def _until_signal(server: Server, listener: socket.socket, words: str) -> int:
+    """Answers until a signal comes, which it returns; what is under way is finished first.
+
+    `words` are printed when requests and signals are listened to.
+    """
     received: list[int] = []
 
     def stop(number: int) -> None:
@@ -87,6 +90,8 @@ async def _until_signal(server: Server, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
+    listener.listen(_CONNECTIONS)
+    print(words, flush=True)
     await server.serve(sockets=[listener])
     return received[0] if received else signal.SIGTERM
 
