@@ -254,6 +254,8 @@ def test_a_phone_shows_all_without_scrolling_sideways(visit, images, tmp_path):
     expect(phone.page.locator("#explained")).to_be_visible()
     fits = "document.documentElement.scrollWidth <= innerWidth"
     assert phone.page.evaluate(fits)
+    longest = "malignant, >99\u00a0%"
+    phone.page.locator("#answer").evaluate("(one, words) => (one.textContent = words)", longest)
     phone.page.evaluate("document.documentElement.style.fontSize = '200%'")
     assert phone.page.evaluate(fits)
     phone.page.evaluate("document.documentElement.style.fontSize = ''")
