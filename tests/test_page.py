@@ -118,6 +118,9 @@ def test_an_image_gets_an_answer_with_maps_and_nothing_else_is_asked(visit, imag
     for picture in one.page.locator("#maps img:visible").all():
         assert picture.evaluate("one => one.decode().then(() => one.naturalWidth)") > 0
         assert picture.get_attribute("class") == "map" or picture.get_attribute("alt")
+    # Rollout is the same whatever the answer, and speaks for none.
+    rollout = one.page.locator('#maps [data-map="rollout"] .empty')
+    expect(rollout).to_have_text("This map is empty.")
     assert one.complaints == []
     assert {url for url in one.asked if not url.startswith(("data:", served.url))} == set()
     assert any("/api/explain" in url for url in one.asked)

@@ -47,7 +47,8 @@ async function describeMap(map, base, name) {
   const best = fields.indexOf(most);
   const down = ["upper", "middle", "lower"][Math.floor(best / 3)];
   const across = ["left", "centre", "right"][best % 3];
-  const where = most < 1.3 * mean ? "about even over the image" : `strongest at the ${down} ${across}`;
+  const even = most < 1.3 * mean;
+  const where = even ? "about even over the image" : `strongest at the ${down} ${across}`;
   base.alt = `The image under the map of ${name}, which is ${where}`;
 }
 
@@ -66,13 +67,16 @@ export function showBranches({ contributions, probabilities }) {
       return part;
     }));
     $("shares-list").replaceChildren(...branches.map((branch, at) =>
-      el("li", {}, el("span", { className: "swatch", data: { branch: at } }), `${name(branch)}: ${percent(shares[branch])}`)));
+      el("li", {}, el("span", { className: "swatch", data: { branch: at } }),
+        `${name(branch)}: ${percent(shares[branch])}`)));
   }
   const line = (title, cell) => {
     const head = el("th", { scope: "row", textContent: title });
-    return el("tr", {}, head, ...page.model.classes.map((label) => el("td", { textContent: cell(label) })));
+    const cells = page.model.classes.map((label) => el("td", { textContent: cell(label) }));
+    return el("tr", {}, head, ...cells);
   };
-  const heads = page.model.classes.map((label) => el("th", { scope: "col", textContent: label }));
+  const heads = page.model.classes.map((label) =>
+    el("th", { scope: "col", textContent: label }));
   $("points-head").replaceChildren(el("tr", {}, el("td"), ...heads));
   $("points").replaceChildren(
     line("Baseline", (label) => exact(baseline[label])),

@@ -25,7 +25,8 @@ export function add(chosen) {
     };
     if (page.model && file.size > page.model.limits.bytes) {
       const limit = Math.floor(page.model.limits.bytes / 2 ** 20);
-      fail(entry, `Too large: ${Math.ceil(file.size / 2 ** 20)} MiB, where the server takes ${limit} MiB.`);
+      const size = Math.ceil(file.size / 2 ** 20);
+      fail(entry, `Too large: ${size} MiB, where the server takes ${limit} MiB.`);
     }
     entry.row = row(entry, { pick, again: askAgain, remove });
     files.push(entry);
@@ -100,7 +101,8 @@ function receive(entry, result) {
     if (entry === page.selected) entry.state = "waiting";
     return;
   }
-  entry.pictures = { image, maps: {}, neighbours: result.neighbours?.map(({ png }) => png ?? null) };
+  const neighbours = result.neighbours?.map(({ png }) => png ?? null);
+  entry.pictures = { image, maps: {}, neighbours };
   entry.result.maps = {};
   for (const [key, map] of Object.entries(result.maps)) {
     entry.pictures.maps[key] = map.png;

@@ -15,13 +15,15 @@ export function row(entry, acts) {
     const { top } = $("result").getBoundingClientRect();
     if (top > 0.6 * innerHeight) $("result").scrollIntoView();
   });
-  const again = el("button", { type: "button", className: "act again", textContent: "Try again", hidden: true });
+  const again = el("button", { type: "button", className: "act again", hidden: true });
+  again.textContent = "Try again";
   again.setAttribute("aria-label", `Try again: ${entry.name}`);
   again.addEventListener("click", () => {
     pick.focus();
     acts.again(entry);
   });
-  const gone = el("button", { type: "button", className: "act", textContent: "✕", title: "Remove" });
+  const gone = el("button", { type: "button", className: "act", title: "Remove" });
+  gone.textContent = "✕";
   gone.setAttribute("aria-label", `Remove ${entry.name}`);
   gone.addEventListener("click", () => acts.remove(entry));
   return el("li", {}, pick, again, gone);

@@ -36,7 +36,8 @@ export function describe(model) {
     fingerprint("Weights", model.weights_sha256), fingerprint("Settings", model.config_sha256),
     `Step ${model.checkpoint_step}`, `Protocol ${model.protocol}`, `jaxbusi ${model.jaxbusi}`,
   ];
-  $("fingerprints").replaceChildren(...told.map((part) => (part.nodeType ? part : el("span", {}, part))));
+  const parts = told.map((part) => (part.nodeType ? part : el("span", {}, part)));
+  $("fingerprints").replaceChildren(...parts);
 }
 
 function fingerprint(name, sha) {
@@ -56,7 +57,8 @@ function bar(name) {
 
 function panel(model, key) {
   const stack = el("div", { className: "stack" }, el("img", { className: "base", alt: "" }));
-  const caption = el("figcaption", {}, el("strong", { textContent: key ? model.maps[key] : "The image" }));
+  const title = el("strong", { textContent: key ? model.maps[key] : "The image" });
+  const caption = el("figcaption", {}, title);
   if (!key) {
     caption.append(el("span", { className: "soft", id: "size" }));
     return el("figure", {}, stack, caption);
@@ -64,10 +66,12 @@ function panel(model, key) {
   stack.append(el("img", { className: "map", alt: "" }));
   const kind = Object.keys(MEANINGS).find((start) => key.startsWith(start));
   const branch = model.maps[key].split(", ").at(-1);
-  caption.append(el("span", { className: "empty", hidden: true, textContent: EMPTY[kind] ?? "This map is empty." }));
+  const empty = EMPTY[kind] ?? "This map is empty.";
+  caption.append(el("span", { className: "empty", hidden: true, textContent: empty }));
   if (kind) {
     caption.append(el("details", {},
-      el("summary", { textContent: "What is this?" }), el("p", { textContent: MEANINGS[kind](branch) })));
+      el("summary", { textContent: "What is this?" }),
+      el("p", { textContent: MEANINGS[kind](branch) })));
   }
   return el("figure", { data: { map: key } }, stack, caption);
 }

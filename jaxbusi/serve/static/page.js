@@ -60,7 +60,8 @@ addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   if (event.target.matches("input, .scroll")) return;
   const inList = $("list").contains(event.target);
-  const step = { ArrowLeft: -1, ArrowRight: 1, ...(inList && { ArrowUp: -1, ArrowDown: 1 }) }[event.key];
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ...(inList && { ArrowUp: -1, ArrowDown: 1 }) };
+  const step = steps[event.key];
   if (!step || !files.length) return;
   event.preventDefault();
   move(step);
@@ -82,11 +83,12 @@ $("opacity").addEventListener("input", () => {
   $("maps").style.setProperty("--opacity", value / 100);
 });
 
-for (const input of [$("frame-slider"), $("frame-number")]) {
+const inputs = [$("frame-slider"), $("frame-number")];
+for (const input of inputs) {
   input.addEventListener("input", () => {
     const frame = Number(input.value);
     if (!(Number.isInteger(frame) && frame >= 1 && frame <= page.selected.result.frames)) return;
-    for (const other of [$("frame-slider"), $("frame-number")]) if (other !== input) other.value = frame;
+    for (const other of inputs) if (other !== input) other.value = frame;
     clearTimeout(page.frameTimer);
     const entry = page.selected;
     page.frameTimer = setTimeout(() => {

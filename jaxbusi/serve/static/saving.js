@@ -11,31 +11,35 @@ function save(name, type, text) {
 
 export function saveResult() {
   const { name, result } = page.selected;
-  save(`${name}.json`, "application/json", `${JSON.stringify({ file: name, ...result }, null, 2)}\n`);
+  const text = JSON.stringify({ file: name, ...result }, null, 2);
+  save(`${name}.json`, "application/json", `${text}\n`);
 }
 
 function cell(value) {
   if (value === null || value === undefined) return "";
   // A name that begins like a formula would be worked out by a spreadsheet.
-  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  const formula = typeof value === "string" && /^[=+\-@\t\r]/.test(value);
+  const text = formula ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 export function saveAll() {
-  const ranges = page.model.classes.flatMap((name) => [`${name}_low`, `${name}_high`]);
+  const { classes, run } = page.model;
+  const ranges = classes.flatMap((name) => [`${name}_low`, `${name}_high`]);
   const trust = ["distance", "unfamiliar", "trained_on"];
-  const lines = [["file", "frame", "predicted", ...page.model.classes, ...ranges, ...trust, "error"]];
+  const lines = [["file", "frame", "predicted", ...classes, ...ranges, ...trust, "error"]];
   for (const { name, frame, result, error } of files) {
     if (result?.frame !== frame) {
-      const empty = Array(1 + page.model.classes.length + ranges.length + trust.length).fill("");
+      const empty = Array(1 + classes.length + ranges.length + trust.length).fill("");
       lines.push([name, frame, ...empty, error || "not answered yet"]);
       continue;
     }
     const { predicted, probabilities: found } = result;
-    const values = page.model.classes.map((label) => found[label].value);
-    const ends = page.model.classes.flatMap((label) => [found[label].low, found[label].high]);
-    lines.push([name, frame, predicted, ...values, ...ends, ...trust.map((key) => result[key]), error]);
+    const values = classes.map((label) => found[label].value);
+    const ends = classes.flatMap((label) => [found[label].low, found[label].high]);
+    const told = trust.map((key) => result[key]);
+    lines.push([name, frame, predicted, ...values, ...ends, ...told, error]);
   }
   const text = lines.map((line) => line.map(cell).join(",")).join("\r\n");
-  save(`${page.model.run}.csv`, "text/csv", `${text}\r\n`);
+  save(`${run}.csv`, "text/csv", `${text}\r\n`);
 }
