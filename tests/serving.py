@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from jaxbusi import familiarity
 from jaxbusi.evaluation import figures
@@ -34,6 +35,27 @@ def train_tiny(phantoms: Path, workdir: Path) -> None:
         patch.setattr(familiarity, "LEAST", 3)
         patch.setattr(figures, "write_all", lambda *_, **__: [])  # takes seconds
         train_and_evaluate(config, workdir)
+
+
+def trained_once(factory: pytest.TempPathFactory, worker: str, phantoms: Path) -> Path:
+    """The workdir of `train_tiny`, which the first process that asks trains for all of them.
+
+    Not to be written to, which loading it does: load a copy.
+
+    Args:
+      factory: the fixture tmp_path_factory.
+      worker: the fixture worker_id.
+      phantoms: the fixture; every process draws the same.
+    """
+    own = factory.getbasetemp()
+    shared = own if worker == "master" else own.parent
+    trained = shared / "trained"
+    with FileLock(shared / "trained.lock"):
+        if not trained.exists():
+            with tiny_fusion():
+                train_tiny(phantoms, shared / "training")
+            (shared / "training").rename(trained)
+    return trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,4 +113,4 @@ def serving(run: ServedRun, limits: Limits = LIMITS) -> Iterator[Served]:
             batcher.close()
 
 
-__all__ = ["LIMITS", "Served", "serving", "tiny_fusion", "train_tiny"]
+__all__ = ["LIMITS", "Served", "serving", "tiny_fusion", "train_tiny", "trained_once"]

@@ -1,21 +1,25 @@
 """The page of `python -m jaxbusi.serve` in a real browser, as people use it."""
 
-import base64
 import contextlib
+import csv
 import dataclasses
 import io
 import json
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from jaxbusi.data.records import CLASSES
+from jaxbusi.data.splits import read_rows
+from jaxbusi.serve.loading import load
+from jaxbusi.serve.run import ServedRun
+from scripts.fuzz_dicom import encode
+from tests.serving import LIMITS, Served, serving, tiny_fusion, trained_once
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 expect = sync_api.expect
@@ -31,96 +35,26 @@ _FLAGS = [
     "--disable-component-update", "--no-first-run",
 ]  # fmt: skip
 _SLOW = 60_000  # Milliseconds: the first answer waits for the programs to be compiled.
-_TOKEN_WANTED = {"status": 401, "json": {"error": "no token"}}
+_TOKEN = "a-token-of-the-tests-0123456789"
 _BUSY = {"status": 503, "json": {"error": "busy"}, "headers": {"Retry-After": "1"}}
 
 
-# --- To be replaced by the real server on a tiny run: from here ---------------------------------
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_CLASSES = ("benign", "malignant", "normal")
-_MAPS = {"grad_cam_resnet18": "Grad-CAM, ResNet18", "rollout": "attention rollout, ViT"}
-
-
-def _uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
-def _model() -> dict:
-    known = {"known": True, "about": "30 images"}
-    return {
-        "run": "tiny", "jaxbusi": "0", "checkpoint_step": 1,
-        "weights_sha256": "a" * 64, "config_sha256": "b" * 64, "classes": _CLASSES,
-        "branches": {"resnet18": "ResNet18 (local)", "vit": "ViT (global)"}, "maps": _MAPS,
-        "scale": {"stops": ["#000000", "#ffffff"], "ends": ["0", "3"], "label": "of even"},
-        "calibration": {"calibrated": False, "about": "few images"},
-        "familiarity": known, "neighbours": known, "protocol": "clean", "views": 5,
-        "pictures": False, "limits": {"bytes": 2**20, "types": ["PNG"]}, "notice": "For research.",
-    }  # fmt: skip
-
-
-def _explained(body: bytes) -> dict:
-    values = dict(zip(_CLASSES, (0.2, 0.5, 0.3), strict=True))
-    drawn = io.BytesIO()
-    Image.new("RGBA", (8, 8), (255, 255, 0, 128)).save(drawn, "PNG")
-    still = dict.fromkeys(_CLASSES, 0.0)
-    return {
-        "frame": 1, "frames": 1, "width": 64, "height": 64, "predicted": "malignant",
-        "probabilities": {
-            name: {"value": value, "low": value - 0.1, "high": value + 0.1}
-            for name, value in values.items()
-        },
-        "views": 5, "record": None, "distance": 1.4, "unfamiliar": True,
-        "weights_sha256": "a" * 64, "config_sha256": "b" * 64, "image": _uri(body),
-        "maps": {key: {"png": _uri(drawn.getvalue()), "empty": False} for key in _MAPS},
-        "contributions": {
-            "baseline": values, "shares": None, "points": {"resnet18": still, "vit": still}
-        },
-        "neighbours": None,
-    }  # fmt: skip
-
-
-class _Answers(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Security-Policy", _POLICY)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        if self.path == "/api/model":
-            return self._answer(200, "application/json", json.dumps(_model()).encode())
-        name = self.path.rsplit("/", 1)[-1] or "page.html"
-        kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-        source = resources.files("jaxbusi").joinpath("serve", "static", name)
-        self._answer(200, kinds[name.rsplit(".", 1)[-1]], source.read_bytes())
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        good = body.startswith(b"\x89PNG")
-        found = _explained(body) if good else {"error": "no image format that is read"}
-        self._answer(200 if good else 415, "application/json", json.dumps(found).encode())
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, worker_id, phantoms) -> Path:
+    trained = trained_once(tmp_path_factory, worker_id, phantoms)
+    return shutil.copytree(trained, tmp_path_factory.mktemp("paged") / "run")
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[SimpleNamespace]:
-    """A server of the page; `url` without a slash at the end."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}")
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def run(workdir) -> ServedRun:
+    with tiny_fusion():
+        return load(workdir)
 
 
-# --- To be replaced: to here --------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def served(run) -> Iterator[Served]:
+    with serving(run) as found:
+        yield found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +86,7 @@ def visit(browser, served) -> Iterator[Callable[..., Visit]]:
     """Opens the page; what it is given is said of the browser's window."""
     with contextlib.ExitStack() as stack:
 
-        def open_page(before: Callable = lambda page: None, at: str = "/", **window) -> Visit:
+        def open_page(before: Callable = lambda page: None, at: str = "", **window) -> Visit:
             context = stack.enter_context(browser.new_context(**window))
             page = context.new_page()
             page.set_default_timeout(_SLOW)
@@ -161,7 +95,7 @@ def visit(browser, served) -> Iterator[Callable[..., Visit]]:
             page.on("pageerror", lambda error: made.complaints.append(str(error)))
             page.on("request", lambda request: made.asked.append(request.url))
             before(page)
-            page.goto(served.url + at)
+            page.goto(at or served.url)
             return made
 
         yield open_page
@@ -184,8 +118,11 @@ def test_an_image_gets_an_answer_with_maps_and_nothing_else_is_asked(visit, imag
     for picture in one.page.locator("#maps img:visible").all():
         assert picture.evaluate("one => one.decode().then(() => one.naturalWidth)") > 0
         assert picture.get_attribute("class") == "map" or picture.get_attribute("alt")
+    # Rollout is the same whatever the answer, and speaks for none.
+    rollout = one.page.locator('#maps [data-map="rollout"] .empty')
+    expect(rollout).to_have_text("This map is empty.")
     assert one.complaints == []
-    assert {url for url in one.asked if not url.startswith(("data:", served.url + "/"))} == set()
+    assert {url for url in one.asked if not url.startswith(("data:", served.url))} == set()
     assert any("/api/explain" in url for url in one.asked)
 
 
@@ -220,20 +157,95 @@ def test_a_bad_file_is_said_in_words_and_the_others_go_on(visit, images, tmp_pat
     expect(many.page.locator("#nothing")).to_be_visible()
 
 
-def test_results_are_saved(visit, images):
+def test_results_are_saved(visit, images, tmp_path):
+    text = tmp_path / "=notes.txt"  # to a spreadsheet a formula
+    text.write_text("no image")
     two = visit()
-    two.choose(*images[:2])
-    expect(two.rows("done")).to_have_count(2)
+    two.choose(images[0], text)
+    expect(two.rows("done")).to_have_count(1)
+    expect(two.rows("failed")).to_have_count(1)
     with two.page.expect_download() as saved:
         two.page.get_by_role("button", name="All results as CSV").click()
-    lines = Path(saved.value.path()).read_text().splitlines()
-    assert lines[0].startswith("file,frame,predicted,benign,malignant,normal,benign_low")
-    assert [line.split(",")[0] for line in lines[1:]] == [path.name for path in images[:2]]
+    good, bad = csv.DictReader(io.StringIO(Path(saved.value.path()).read_text()))
+    values = [float(good[name]) for name in CLASSES]
+    assert sum(values) == pytest.approx(1)
+    assert good["predicted"] == CLASSES[values.index(max(values))]
+    assert all(float(good[f"{name}_low"]) <= float(good[name]) for name in CLASSES)
+    assert (good["file"], good["frame"], good["error"]) == (images[0].name, "1", "")
+    assert float(good["distance"]) > 0
+    assert (bad["file"], bad["predicted"], bad["trained_on"]) == ("'=notes.txt", "", "")
+    assert "no image" in bad["error"]
     with two.page.expect_download() as saved:
         two.page.get_by_role("button", name="This result as JSON").click()
     text = Path(saved.value.path()).read_text()
     assert json.loads(text)["file"] == images[0].name
     assert "data:image" not in text
+
+
+def test_an_image_that_was_trained_on_is_said_to_be(visit, workdir, phantoms):
+    rows = read_rows(workdir / "split.csv")
+    trained, other = (
+        next(phantoms / row.image for row in rows if row.part == part) for part in ("train", "test")
+    )
+    two = visit()
+    two.choose(trained, other)
+    expect(two.rows("done")).to_have_count(2)
+    expect(two.page.locator("#remembered")).to_have_text(re.compile("very image was trained on"))
+    states = two.page.locator("#list .state")
+    expect(states.first).to_have_text(re.compile("⚠ trained on"))
+    expect(states.last).not_to_have_text(re.compile("⚠ trained on"))
+    two.page.keyboard.press("ArrowRight")
+    expect(two.page.locator("#name")).to_have_text(other.name)
+    expect(two.page.locator("#remembered")).to_be_hidden()
+    with two.page.expect_download() as saved:
+        two.page.get_by_role("button", name="All results as CSV").click()
+    lines = csv.DictReader(io.StringIO(Path(saved.value.path()).read_text()))
+    assert [line["trained_on"] for line in lines] == ["true", "false"]
+
+
+def test_the_page_warns_of_an_image_that_is_unlike_the_training_images(visit):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    drawn = io.BytesIO()
+    Image.fromarray(noise).save(drawn, "PNG")
+    one = visit()
+    one.choose({"name": "noise.png", "mimeType": "image/png", "buffer": drawn.getvalue()})
+    warning = one.page.locator("#unfamiliar")
+    expect(warning).to_be_visible()
+    expect(warning).to_have_text(re.compile("do not rely on this answer"))
+    [away] = re.findall(r"distance (\d+\.\d\d), limit 1", warning.inner_text())
+    assert float(away) > 1
+    expect(one.page.locator("#list .state")).to_have_text(re.compile("⚠ unlike the training"))
+
+
+def test_of_a_clip_the_slider_chooses_the_frame(visit):
+    frames = np.full((3, 40, 50), 10, np.uint8)
+    frames[1] = 200
+    clip = encode([frame.tobytes() for frame in frames], frames.shape[1:])
+    one = visit()
+    one.choose({"name": "clip", "mimeType": "application/dicom", "buffer": clip})
+    slider = one.page.get_by_label("Frame of the clip")
+    expect(slider).to_have_attribute("max", "3")
+    expect(one.page.locator("#explained")).to_be_visible()
+    assert _grey(one.page.locator("#maps .base").first) == 10
+    slider.fill("2")
+    expect(one.page.locator("#list .state")).to_have_text(re.compile(", frame 2"))
+    expect(one.page.get_by_label("Frame number")).to_have_value("2")
+    assert _grey(one.page.locator("#maps .base").first) == 200
+    assert [url.split("?")[1] for url in one.asked if "/api/explain" in url] == [
+        "frame=1", "frame=2",
+    ]  # fmt: skip
+
+
+def _grey(picture: sync_api.Locator) -> int:
+    """The value of a picture's first pixel."""
+    return picture.evaluate(
+        """async (picture) => {
+          await picture.decode();
+          const context = document.createElement("canvas").getContext("2d");
+          context.drawImage(picture, 0, 0);
+          return context.getImageData(0, 0, 1, 1).data[0];
+        }"""
+    )
 
 
 def test_a_phone_shows_all_without_scrolling_sideways(visit, images, tmp_path):
@@ -243,7 +255,13 @@ def test_a_phone_shows_all_without_scrolling_sideways(visit, images, tmp_path):
     phone.choose(images[0], bad)
     expect(phone.rows("failed")).to_have_count(1)
     expect(phone.page.locator("#explained")).to_be_visible()
-    assert phone.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert phone.page.evaluate(fits)
+    longest = "malignant, >99\u00a0%"
+    phone.page.locator("#answer").evaluate("(one, words) => (one.textContent = words)", longest)
+    phone.page.evaluate("document.documentElement.style.fontSize = '200%'")
+    assert phone.page.evaluate(fits)
+    phone.page.evaluate("document.documentElement.style.fontSize = ''")
     phone.page.get_by_role("link", name="Skip to the result").focus()
     phone.page.keyboard.press("Enter")
     expect(phone.page.locator("#answer")).to_be_in_viewport()
@@ -273,34 +291,30 @@ def test_everything_is_reached_by_keyboard(visit, images):
 
 
 def test_light_and_dark(visit):
-    colours = {
-        visit(color_scheme=theme).page.evaluate("getComputedStyle(document.body).backgroundColor")
-        for theme in ("light", "dark")
-    }
+    page = visit().page
+    colours = set()
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(colours) == 2
 
 
-def test_a_token_is_asked_for_and_does_not_stay_in_the_address(visit, images):
-    def guard(page: sync_api.Page) -> None:
-        def check(route: sync_api.Route) -> None:
-            right = route.request.headers.get("authorization") == "Bearer right"
-            route.continue_() if right else route.fulfill(**_TOKEN_WANTED)
-
-        page.route("**/api/**", check)
-
-    typed = visit(guard)
-    typed.choose(images[0])
-    typed.page.get_by_label("Token", exact=True).fill("wrong")
-    typed.page.keyboard.press("Enter")
-    expect(typed.page.locator("#token-words")).to_have_text(re.compile("does not take this token"))
-    typed.page.get_by_label("Token", exact=True).fill("right")
-    typed.page.keyboard.press("Enter")
-    expect(typed.rows("done")).to_have_count(1)
-    expect(typed.page.locator("#token-form")).to_be_hidden()
-    linked = visit(guard, at="/#token=right")
-    linked.choose(images[0])
-    expect(linked.rows("done")).to_have_count(1)
-    assert "token" not in linked.page.url
+def test_a_token_is_asked_for_and_does_not_stay_in_the_address(visit, images, run):
+    with serving(run, dataclasses.replace(LIMITS, token=_TOKEN)) as guarded:
+        typed = visit(at=guarded.url)
+        typed.choose(images[0])
+        expect(typed.page.locator("#token-words")).to_have_text(re.compile("JAXBUSI_TOKEN"))
+        typed.page.get_by_label("Token", exact=True).fill("wrong")
+        typed.page.keyboard.press("Enter")
+        expect(typed.page.locator("#token-words")).to_have_text(re.compile("not take this token"))
+        typed.page.get_by_label("Token", exact=True).fill(_TOKEN)
+        typed.page.keyboard.press("Enter")
+        expect(typed.rows("done")).to_have_count(1)
+        expect(typed.page.locator("#token-form")).to_be_hidden()
+        linked = visit(at=f"{guarded.url}#token={_TOKEN}")
+        linked.choose(images[0])
+        expect(linked.rows("done")).to_have_count(1)
+        assert "token" not in linked.page.url
 
 
 def test_a_busy_server_and_one_that_is_away_are_asked_again(visit, images):

@@ -33,17 +33,15 @@ from jaxbusi.serve.record import Record, calibrate
 from jaxbusi.serve.refusal import Refusal
 from jaxbusi.serve.server import serve
 from scripts.fuzz_dicom import encode
-from tests.serving import LIMITS, serving, tiny_fusion, train_tiny
+from tests.serving import LIMITS, serving, tiny_fusion, trained_once
 
 TOKEN = "a-token-of-the-tests-0123456789"
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, phantoms):
-    workdir = tmp_path_factory.mktemp("served") / "run"
-    with tiny_fusion():
-        train_tiny(phantoms, workdir)
-    return workdir
+def workdir(tmp_path_factory, worker_id, phantoms):
+    trained = trained_once(tmp_path_factory, worker_id, phantoms)
+    return shutil.copytree(trained, tmp_path_factory.mktemp("served") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from importlib import resources
+from pathlib import PurePath
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,8 +31,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_FILES = {"/": "page.html", "/static/page.css": "page.css", "/static/page.js": "page.js"}
-_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _READING, _DECODING = 8, 2  # Files at a time: what bounds the memory.
 
 
@@ -63,7 +63,7 @@ def make_app(run: ServedRun, batcher: Batcher[Question, Findings], limits: Limit
     api = _Api(run, batcher, limits)
     app = Starlette(
         routes=[
-            *[Route(path, _file(name)) for path, name in _FILES.items()],
+            *_page(),
             Route("/api/model", api.model),
             Route("/api/classify", api.classify, methods=["POST"]),
             Route("/api/explain", api.explain, methods=["POST"]),
@@ -132,10 +132,20 @@ def _frame(text: str) -> int:
     return int(text)
 
 
-def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
-    content = resources.files("jaxbusi.serve").joinpath("static", name).read_bytes()
-    media = _TYPES[name.rsplit(".", 1)[1]]
+def _page() -> list[Route]:
+    """The files of the page, read once: other names than theirs lead nowhere."""
+    folder = resources.files("jaxbusi.serve").joinpath("static")
+    return [
+        Route(
+            "/" if file.name == "page.html" else f"/static/{file.name}",
+            _file(file.read_bytes(), _TYPES[suffix]),
+        )
+        for file in folder.iterdir()
+        if (suffix := PurePath(file.name).suffix) in _TYPES
+    ]
 
+
+def _file(content: bytes, media: str) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(_: Request) -> Response:
         return Response(content, media_type=media)
 
