@@ -12,6 +12,7 @@ import pytest
 from jaxbusi import xla
 from scripts import benchmark_runs, benchmark_steps
 from scripts.workers import Timings, Worker, in_turn
+from tests import light
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +65,12 @@ def test_the_command_writes_what_it_prints(tmp_path):
     assert "ResNet18  training" in printed
 
 
-def test_a_run_is_timed_by_what_it_logs(tmp_path):
+def test_a_run_is_timed_by_what_it_logs(tmp_path, monkeypatch):
+    """With a model of a few layers: what is tested are the clocks."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{light.__file__}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     small = ("--config.data.augment.resize=36", "--config.data.augment.crop=32")
     runs = benchmark_runs.Runs(tmp_path, 4, (*small, "--config.model.branches=('resnet18',)"))
     (cold, kept), (epoch,) = runs.measure()
