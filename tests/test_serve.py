@@ -161,6 +161,7 @@ def test_of_a_clip_the_frame_that_is_asked_for_is_seen(served):
         ("/api/classify", bytes((1 << 20) + 1), None, 413, "1 MiB"),
         ("/api/classify", None, "GET", 405, "Method"),
         ("/api/nothing", None, "GET", 404, "Not Found"),
+        ("/api/model/", None, "GET", 404, "Not Found"),
         ("/static/../server.py", None, "GET", 404, "Not Found"),
     ],
 )
@@ -207,6 +208,8 @@ def test_pages_of_other_servers_and_other_names_are_refused(served, files):
     for headers in (
         {"Origin": "http://elsewhere.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Origin": f"http://127.0.0.1:{served.port}@elsewhere.example"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Host": "elsewhere.example"},
         {"Host": "["},
@@ -387,6 +390,7 @@ def test_a_run_without_its_images_or_results_still_answers(workdir, files, tmp_p
         ("0.0.0.0", None, "JAXBUSI_TOKEN"),
         ("::", None, "JAXBUSI_TOKEN"),
         ("no.such.host.invalid", TOKEN, "no address"),
+        ("n" * 64 + ".invalid", TOKEN, "no address"),
         ("192.0.2.1", TOKEN, "cannot be used"),
     ],
 )

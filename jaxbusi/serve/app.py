@@ -70,6 +70,7 @@ def make_app(run: ServedRun, batcher: Batcher[Question, Findings], limits: Limit
         ],
         exception_handlers={Refusal: _refuse, HTTPException: _no_such, Exception: _fail},
     )
+    app.router.redirect_slashes = False  # to an address with the name that the request gives us
     return _with_headers(app)
 
 
