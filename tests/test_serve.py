@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -192,6 +194,74 @@ def test_a_body_without_a_length_is_measured(served):
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def test_connections_that_ask_nothing_do_not_lock_out_others(served, monkeypatch):
+    monkeypatch.setattr("jaxbusi.serve.connections.SECONDS", 2.0)
+    beginnings = (
+        b"",
+        b"GET / HTTP/1.1\r\nHost: ",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    )
+    address = "127.0.0.1", served.port
+    silent = [socket.create_connection(address, timeout=10) for _ in range(25 * len(beginnings))]
+    for number, connection in enumerate(silent):
+        connection.sendall(beginnings[number % len(beginnings)])
+    assert served.ask("/api/model")[0] == 503
+    for number, connection in enumerate(silent):
+        with connection, contextlib.suppress(ConnectionError):
+            # A byte now and then changes nothing.
+            connection.sendall(beginnings[number % len(beginnings)] and b"x")
+            while connection.recv(1 << 16):
+                pass
+    assert served.ask("/api/model")[0] == 200
+
+
+def test_who_hangs_up_is_not_worked_for(run, files, monkeypatch):
+    asked, left, together, go = [], [], [], threading.Event()
+
+    class Held:
+        def answer(self, questions):
+            together.append(len(questions))
+            assert go.wait(30)
+            return run.analyst.answer(questions)
+
+    async def ask(self, question, ask=Batcher.ask):
+        asked.append(1)
+        try:
+            return await ask(self, question)
+        finally:
+            left.append(1)
+
+    def until(fact):
+        end = time.monotonic() + 30
+        while not fact():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Batcher, "ask", ask)
+    data = next(iter(files.values()))
+    head = b"POST /api/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with serving(dataclasses.replace(run, analyst=Held())) as served:
+        try:
+            stays, *others = [
+                socket.create_connection(("127.0.0.1", served.port), timeout=60) for _ in range(4)
+            ]
+            stays.sendall(head % len(data) + data)
+            until(lambda: together)
+            for connection in others:
+                connection.sendall(head % len(data) + data)
+            until(lambda: len(asked) == 4)
+            for connection in others:
+                connection.close()
+            until(lambda: len(left) == 3)
+        finally:
+            go.set()
+        with stays:
+            assert stays.recv(100).startswith(b"HTTP/1.1 200")
+        assert served.ask("/api/classify", data)[0] == 200
+    assert together == [1, 1]
+
+
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(served):
     small = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(small, "PNG")
@@ -243,7 +313,8 @@ def test_the_token_is_asked_for_and_the_rate_is_kept(run, files):
         # By this name a proxy may call it.
         elsewhere = {**right, "Host": "images.hospital.example"}
         assert served.ask("/api/model", headers=elsewhere)[0] == 200
-        status, headers, _ = served.ask("/api/classify", data, headers=right)
+        other = {**right, "X-Forwarded-For": "192.0.2.1"}  # as if it were another's
+        status, headers, _ = served.ask("/api/classify", data, headers=other)
         assert status == 429
         assert 1 <= int(headers["retry-after"]) <= 12
 

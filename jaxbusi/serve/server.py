@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from jaxbusi.errors import Interrupted
 from jaxbusi.serve.app import Limits, make_app
 from jaxbusi.serve.batching import Batcher
+from jaxbusi.serve.connections import Connection
 from jaxbusi.serve.limits import bind, check_secret
 from jaxbusi.serve.loading import load
 
@@ -37,7 +38,10 @@ def configure(app: ASGIApp) -> uvicorn.Config:
     """How the application is served."""
     return uvicorn.Config(
         app,
+        http=Connection,
+        ws="none",
         lifespan="off",
+        proxy_headers=False,  # anybody could write there whom the limit of the rate is to count
         log_config=None,
         log_level="warning",
         access_log=False,
