@@ -16,21 +16,25 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.responses import JSONResponse
 
 from jaxbusi.data.images import decode_image, resize
 from jaxbusi.data.records import CLASSES
-from jaxbusi.errors import UserError
+from jaxbusi.errors import Interrupted, UserError
+from jaxbusi.explain.training_features import TrainingFeatures
 from jaxbusi.predictor import Predictor
 from jaxbusi.serve import limits
 from jaxbusi.serve.__main__ import main
 from jaxbusi.serve.batching import Batcher
 from jaxbusi.serve.limits import RateLimit, bind, check_secret
 from jaxbusi.serve.loading import load
+from jaxbusi.serve.neighbours import Neighbours
 from jaxbusi.serve.record import Record, calibrate
 from jaxbusi.serve.refusal import Refusal
 from jaxbusi.serve.server import serve
@@ -136,6 +140,20 @@ def test_a_training_image_is_its_own_nearest_and_is_said_to_be_one(served, workd
                 np.abs(resize(decoded(row["png"]), 16) - small).mean() for row in nearest[:2]
             )
             assert own < other / 2
+
+
+def test_a_training_image_may_have_a_name_of_any_bytes():
+    name = os.fsdecode(b"benign/\xff.png")
+    store = types.SimpleNamespace(
+        records=[types.SimpleNamespace(name=name)],
+        sizes=[(4, 5)],
+        view=lambda _: np.zeros((8, 8, 3), np.uint8),
+    )
+    features = {"vit": np.zeros((1, 2), np.float32)}
+    neighbours = Neighbours(TrainingFeatures((name,), np.array([0]), features), store)
+    [nearest] = neighbours.nearest({"vit": np.ones(2, np.float32)})
+    answer = JSONResponse(nearest).body
+    assert json.loads(answer)["image"] == r"benign/\udcff.png"
 
 
 def test_of_a_clip_the_frame_that_is_asked_for_is_seen(served):
@@ -495,6 +513,17 @@ def test_what_is_no_run_is_refused_and_its_address_is_free_again(tmp_path, monke
         with pytest.raises(UserError, match=words):
             serve(tmp_path / "gone", host, 0, megabytes=1, per_minute=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_who_does_not_wait_until_the_run_is_loaded_may_end_it(tmp_path, monkeypatch):
+    def load(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.delenv("JAXBUSI_TOKEN", raising=False)
+    monkeypatch.setattr("jaxbusi.serve.server.load", load)
+    with pytest.raises(Interrupted, match="not ready") as interrupted:
+        serve(tmp_path, "127.0.0.1", 0, megabytes=1, per_minute=1)
+    assert interrupted.value.status == 130
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,10 @@ def serve(workdir: Path, host: str, port: int, *, megabytes: int, per_minute: in
     token = check_secret(os.environ.get(TOKEN))
     listener, loopback = bind(host, port, token)  # a taken port is known before minutes of loading
     with listener:
-        run = load(workdir)
+        try:
+            run = load(workdir)
+        except KeyboardInterrupt:
+            raise Interrupted(signal.SIGINT, "it was not ready to answer yet") from None
         batcher = Batcher(run.analyst.answer)
         limits = Limits(megabytes << 20, per_minute, token, loopback)
         app = make_app(run, batcher, limits)
