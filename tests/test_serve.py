@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -14,21 +16,25 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.responses import JSONResponse
 
 from jaxbusi.data.images import decode_image, resize
 from jaxbusi.data.records import CLASSES
-from jaxbusi.errors import UserError
+from jaxbusi.errors import Interrupted, UserError
+from jaxbusi.explain.training_features import TrainingFeatures
 from jaxbusi.predictor import Predictor
 from jaxbusi.serve import limits
 from jaxbusi.serve.__main__ import main
 from jaxbusi.serve.batching import Batcher
 from jaxbusi.serve.limits import RateLimit, bind, check_secret
 from jaxbusi.serve.loading import load
+from jaxbusi.serve.neighbours import Neighbours
 from jaxbusi.serve.record import Record, calibrate
 from jaxbusi.serve.refusal import Refusal
 from jaxbusi.serve.server import serve
@@ -134,6 +140,20 @@ def test_a_training_image_is_its_own_nearest_and_is_said_to_be_one(served, workd
             assert own < other / 2
 
 
+def test_a_training_image_may_have_a_name_of_any_bytes():
+    name = os.fsdecode(b"benign/\xff.png")
+    store = types.SimpleNamespace(
+        records=[types.SimpleNamespace(name=name)],
+        sizes=[(4, 5)],
+        view=lambda _: np.zeros((8, 8, 3), np.uint8),
+    )
+    features = {"vit": np.zeros((1, 2), np.float32)}
+    neighbours = Neighbours(TrainingFeatures((name,), np.array([0]), features), store)
+    [nearest] = neighbours.nearest({"vit": np.ones(2, np.float32)})
+    answer = JSONResponse(nearest).body
+    assert json.loads(answer)["image"] == r"benign/\udcff.png"
+
+
 def test_of_a_clip_the_frame_that_is_asked_for_is_seen(served):
     frames = np.zeros((3, 40, 50), np.uint8)
     frames[1, 10:30, 10:30] = 200
@@ -159,6 +179,7 @@ def test_of_a_clip_the_frame_that_is_asked_for_is_seen(served):
         ("/api/classify", bytes((1 << 20) + 1), None, 413, "1 MiB"),
         ("/api/classify", None, "GET", 405, "Method"),
         ("/api/nothing", None, "GET", 404, "Not Found"),
+        ("/api/model/", None, "GET", 404, "Not Found"),
         ("/static/../server.py", None, "GET", 404, "Not Found"),
     ],
 )
@@ -189,6 +210,74 @@ def test_a_body_without_a_length_is_measured(served):
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def test_connections_that_ask_nothing_do_not_lock_out_others(served, monkeypatch):
+    monkeypatch.setattr("jaxbusi.serve.connections.SECONDS", 2.0)
+    beginnings = (
+        b"",
+        b"GET / HTTP/1.1\r\nHost: ",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    )
+    address = "127.0.0.1", served.port
+    silent = [socket.create_connection(address, timeout=10) for _ in range(25 * len(beginnings))]
+    for number, connection in enumerate(silent):
+        connection.sendall(beginnings[number % len(beginnings)])
+    assert served.ask("/api/model")[0] == 503
+    for number, connection in enumerate(silent):
+        with connection, contextlib.suppress(ConnectionError):
+            # A byte now and then changes nothing.
+            connection.sendall(beginnings[number % len(beginnings)] and b"x")
+            while connection.recv(1 << 16):
+                pass
+    assert served.ask("/api/model")[0] == 200
+
+
+def test_who_hangs_up_is_not_worked_for(run, files, monkeypatch):
+    asked, left, together, go = [], [], [], threading.Event()
+
+    class Held:
+        def answer(self, questions):
+            together.append(len(questions))
+            assert go.wait(30)
+            return run.analyst.answer(questions)
+
+    async def ask(self, question, ask=Batcher.ask):
+        asked.append(1)
+        try:
+            return await ask(self, question)
+        finally:
+            left.append(1)
+
+    def until(fact):
+        end = time.monotonic() + 30
+        while not fact():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Batcher, "ask", ask)
+    data = next(iter(files.values()))
+    head = b"POST /api/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with serving(dataclasses.replace(run, analyst=Held())) as served:
+        try:
+            stays, *others = [
+                socket.create_connection(("127.0.0.1", served.port), timeout=60) for _ in range(4)
+            ]
+            stays.sendall(head % len(data) + data)
+            until(lambda: together)
+            for connection in others:
+                connection.sendall(head % len(data) + data)
+            until(lambda: len(asked) == 4)
+            for connection in others:
+                connection.close()
+            until(lambda: len(left) == 3)
+        finally:
+            go.set()
+        with stays:
+            assert stays.recv(100).startswith(b"HTTP/1.1 200")
+        assert served.ask("/api/classify", data)[0] == 200
+    assert together == [1, 1]
+
+
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(served):
     small = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(small, "PNG")
@@ -205,6 +294,8 @@ def test_pages_of_other_servers_and_other_names_are_refused(served, files):
     for headers in (
         {"Origin": "http://elsewhere.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Origin": f"http://127.0.0.1:{served.port}@elsewhere.example"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Host": "elsewhere.example"},
         {"Host": "["},
@@ -238,7 +329,8 @@ def test_the_token_is_asked_for_and_the_rate_is_kept(run, files):
         # By this name a proxy may call it.
         elsewhere = {**right, "Host": "images.hospital.example"}
         assert served.ask("/api/model", headers=elsewhere)[0] == 200
-        status, headers, _ = served.ask("/api/classify", data, headers=right)
+        other = {**right, "X-Forwarded-For": "192.0.2.1"}  # as if it were another's
+        status, headers, _ = served.ask("/api/classify", data, headers=other)
         assert status == 429
         assert 1 <= int(headers["retry-after"]) <= 12
 
@@ -385,6 +477,7 @@ def test_a_run_without_its_images_or_results_still_answers(workdir, files, tmp_p
         ("0.0.0.0", None, "JAXBUSI_TOKEN"),
         ("::", None, "JAXBUSI_TOKEN"),
         ("no.such.host.invalid", TOKEN, "no address"),
+        ("n" * 64 + ".invalid", TOKEN, "no address"),
         ("192.0.2.1", TOKEN, "cannot be used"),
     ],
 )
@@ -418,6 +511,17 @@ def test_what_is_no_run_is_refused_and_its_address_is_free_again(tmp_path, monke
         with pytest.raises(UserError, match=words):
             serve(tmp_path / "gone", host, 0, megabytes=1, per_minute=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_who_does_not_wait_until_the_run_is_loaded_may_end_it(tmp_path, monkeypatch):
+    def load(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.delenv("JAXBUSI_TOKEN", raising=False)
+    monkeypatch.setattr("jaxbusi.serve.server.load", load)
+    with pytest.raises(Interrupted, match="not ready") as interrupted:
+        serve(tmp_path, "127.0.0.1", 0, megabytes=1, per_minute=1)
+    assert interrupted.value.status == 130
 
 
 @pytest.mark.parametrize(

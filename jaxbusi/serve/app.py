@@ -2,9 +2,10 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib import resources
 from pathlib import PurePath
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,6 +20,8 @@ from jaxbusi.serve.limits import RateLimit, check_origin, check_token, read_body
 from jaxbusi.serve.refusal import Refusal
 from jaxbusi.serve.run import ServedRun
 from jaxbusi.serve.uploads import TYPES, Upload, prepare
+
+_T = TypeVar("_T")
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -70,6 +73,7 @@ def make_app(run: ServedRun, batcher: Batcher[Question, Findings], limits: Limit
         ],
         exception_handlers={Refusal: _refuse, HTTPException: _no_such, Exception: _fail},
     )
+    app.router.redirect_slashes = False  # to an address with the name that the request gives us
     return _with_headers(app)
 
 
@@ -118,12 +122,26 @@ class _Api:
                     prepare, data, frame, self._run.views, explain=explain
                 )
             del data  # large, and not needed while others are answered
-        return upload, await self._batcher.ask(question)
+        return upload, await _unless_gone(request, self._batcher.ask(question))
 
     def _admit(self, request: Request) -> None:
         self._rate.take(request.client.host if request.client else "")
         check_origin(request, loopback=self._limits.loopback and self._limits.token is None)
         check_token(request, self._limits.token)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Waits for what a request is answered with; who hangs up meanwhile is not worked for."""
+    working = asyncio.create_task(work)
+    gone = asyncio.ensure_future(request.receive())  # the body is read: nothing else can come
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Refusal(400, "the connection was closed before the answer")
+        return await working
+    finally:
+        working.cancel()
+        gone.cancel()
 
 
 def _frame(text: str) -> int:

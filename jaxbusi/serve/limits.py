@@ -79,7 +79,7 @@ def check_origin(request: Request, *, loopback: bool) -> None:
     if loopback and _name(f"//{host}") not in _LOOPBACK_NAMES:
         raise Refusal(403, f"this server is http://localhost, not {host}; open that")
     origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != host
+    foreign = origin is not None and origin.partition("://")[2] != host
     if foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise Refusal(403, "pages of other servers may not ask this one")
 
@@ -136,10 +136,9 @@ def bind(host: str, port: int, token: str | None) -> tuple[socket.socket, bool]:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
-        raise UserError(
-            f"--host {host} is no address of this machine ({error.strerror})"
-        ) from error
+    except (OSError, UnicodeError) as error:  # the latter of what can be no name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} is no address of this machine ({reason})") from error
     loopback = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
     if not loopback and token is None:
         raise UserError(

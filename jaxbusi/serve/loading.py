@@ -14,7 +14,7 @@ from jaxbusi.bulk import weights_sha256
 from jaxbusi.data import splits
 from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
-from jaxbusi.errors import UserError
+from jaxbusi.errors import UserError, one_line
 from jaxbusi.explain.looker import Looker
 from jaxbusi.explain.pictures import BRANCHES
 from jaxbusi.explain.saliency import NAMES
@@ -54,7 +54,7 @@ def load(workdir: Path) -> ServedRun:
     logging.info("compiling what answers need")
     maps = {key: NAMES[key] for key in analyst.warm_up()}
     about = {
-        "run": workdir.absolute().name,
+        "run": one_line(workdir.absolute().name),
         "jaxbusi": __version__,
         "checkpoint_step": run.step,
         "weights_sha256": weights,

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxbusi.data.records import CLASSES
 from jaxbusi.data.store import ImageStore
+from jaxbusi.errors import one_line
 from jaxbusi.explain.training_features import TrainingFeatures
 from jaxbusi.serve.pictures import png, within
 
@@ -47,7 +48,7 @@ class Neighbours:
         rows = np.argsort(-similarity, kind="stable")[:COUNT]
         return [
             {
-                "image": self._training.image[row],
+                "image": one_line(self._training.image[row]),  # of any bytes, as files may be named
                 "label": CLASSES[self._training.label[row]],
                 "similarity": float(similarity[row]),
                 "png": png(self._picture(self._training.image[row])),

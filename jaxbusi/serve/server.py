@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from jaxbusi.errors import Interrupted
 from jaxbusi.serve.app import Limits, make_app
 from jaxbusi.serve.batching import Batcher
+from jaxbusi.serve.connections import Connection
 from jaxbusi.serve.limits import bind, check_secret
 from jaxbusi.serve.loading import load
 
@@ -37,7 +38,10 @@ def configure(app: ASGIApp) -> uvicorn.Config:
     """How the application is served."""
     return uvicorn.Config(
         app,
+        http=Connection,
+        ws="none",
         lifespan="off",
+        proxy_headers=False,  # anybody could write there whom the limit of the rate is to count
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -64,7 +68,10 @@ def serve(workdir: Path, host: str, port: int, *, megabytes: int, per_minute: in
     token = check_secret(os.environ.get(TOKEN))
     listener, loopback = bind(host, port, token)  # a taken port is known before minutes of loading
     with listener:
-        run = load(workdir)
+        try:
+            run = load(workdir)
+        except KeyboardInterrupt:
+            raise Interrupted(signal.SIGINT, "it was not ready to answer yet") from None
         batcher = Batcher(run.analyst.answer)
         limits = Limits(megabytes << 20, per_minute, token, loopback)
         app = make_app(run, batcher, limits)
