@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,7 +95,7 @@ def check_free(path: Path | str) -> None:
     """Checks that a folder can be made, before any work goes into what it is for.
 
     Raises:
-      UserError: something other than an empty folder is there.
+      UserError: something other than an empty folder is there, or nothing can be written there.
     """
     path = Path(path)
     try:
@@ -103,4 +104,23 @@ def check_free(path: Path | str) -> None:
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); name another folder"
+        ) from error
+    check_writable(path)
+
+
+def check_writable(path: Path | str) -> None:
+    """Checks that files can be written in a folder, which need not be there yet.
+
+    Raises:
+      UserError: they cannot.
+    """
+    path = Path(os.path.abspath(path))
+    nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".jaxbusi"):
+            pass  # Permissions alone do not tell: the file system may be read-only.
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); check the permissions, or "
+            "name another folder"
         ) from error

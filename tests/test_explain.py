@@ -130,6 +130,13 @@ def test_files_are_explained_from_the_means_that_were_kept(run, rows, phantoms, 
     assert (workdir / "report.html").read_bytes() == before
 
 
+def test_where_nothing_can_be_written_no_work_is_done(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("jaxbusi.train.load_model", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(UserError, match="cannot be written"):
+        explain(run[0], out=tmp_path / "file" / "out")
+
+
 def test_features_are_those_of_the_training_images_and_are_checked(run, tmp_path):
     workdir, _ = run
     settings = read_settings(workdir)

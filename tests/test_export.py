@@ -294,6 +294,14 @@ def test_folders_are_whole_or_absent(tmp_path, small_disk):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link", "small"]
 
 
+def test_a_folder_that_cannot_be_made_is_known_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/new/x: cannot be written \(Not a directory\)"):
+        atomic.check_free(tmp_path / "file" / "new" / "x")
+    atomic.check_free(tmp_path / "new" / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_bfloat16_is_no_onnx():
     settings = dataclasses.make_dataclass("S", ["compute_dtype"])("bfloat16")
     run = dataclasses.make_dataclass("R", ["settings"])(settings)

@@ -211,22 +211,21 @@ def test_a_body_without_a_length_is_measured(served):
 
 
 def test_connections_that_ask_nothing_do_not_lock_out_others(served, monkeypatch):
-    monkeypatch.setattr("jaxbusi.serve.connections.SECONDS", 2.0)
+    monkeypatch.setattr("jaxbusi.serve.connections.SECONDS", 5.0)
     beginnings = (
-        b"",
-        b"GET / HTTP/1.1\r\nHost: ",
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+        *([b"", b"GET / HTTP/1.1\r\nHost: "] * 50),  # as many as may be open, and none is answered
     )
     address = "127.0.0.1", served.port
-    silent = [socket.create_connection(address, timeout=10) for _ in range(25 * len(beginnings))]
-    for number, connection in enumerate(silent):
-        connection.sendall(beginnings[number % len(beginnings)])
+    silent = [(socket.create_connection(address, timeout=20), sent) for sent in beginnings]
+    for connection, sent in silent:
+        connection.sendall(sent)
     assert served.ask("/api/model")[0] == 503
-    for number, connection in enumerate(silent):
+    for connection, sent in silent:
         with connection, contextlib.suppress(ConnectionError):
             # A byte now and then changes nothing.
-            connection.sendall(beginnings[number % len(beginnings)] and b"x")
+            connection.sendall(sent and b"x")
             while connection.recv(1 << 16):
                 pass
     assert served.ask("/api/model")[0] == 200

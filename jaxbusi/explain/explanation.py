@@ -72,6 +72,7 @@ def explain(
         raise UserError("--arms compares on the test part; leave INPUT out")
     workdirs.read_config(workdir)  # what is no run is refused before a folder is made in it
     out = out or workdir / "explain" / ("inputs" if given else ".")
+    atomic.check_writable(out)  # minutes of work are not lost for that
     with workdirs.claim(workdir):
         mesh = make_mesh(jax.local_devices())
         run = train.load_model(workdir, mesh)
