@@ -86,6 +86,13 @@ def run(work: Callable[[], None], *, connect: bool = True) -> None:
         cluster.leave(1)
 
 
+def run_alone(work: Callable[[], None]) -> None:
+    """`run` for a command with a parser of its own, whose processes work each for itself."""
+    flags.FLAGS.mark_as_parsed()  # the log is absl's, whose flags such a command has not
+    logging.use_absl_handler()
+    run(work, connect=False)
+
+
 def _address() -> "cluster.Address | None":
     from jaxbusi import cluster
 

@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags, logging
-
 from jaxbusi import command
 from jaxbusi.errors import Parser, UserError, fail
 from jaxbusi.shards import parse
@@ -41,9 +39,7 @@ def main() -> None:
         shard = None if arguments.shard is None else parse(arguments.shard)
     except UserError as error:
         fail(str(error))
-    flags.FLAGS.mark_as_parsed()  # the log is absl's, whose flags this command has not
-    logging.use_absl_handler()
-    command.run(functools.partial(_work, arguments, shard), connect=False)
+    command.run_alone(functools.partial(_work, arguments, shard))
 
 
 def _parser() -> Parser:

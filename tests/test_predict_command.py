@@ -480,8 +480,7 @@ def test_weights_that_give_no_numbers_are_refused(here, monkeypatch):
 
 def command(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, words)])
-    monkeypatch.setattr(predict.command, "run", lambda work, **_: work())
-    monkeypatch.setattr(predict.logging, "use_absl_handler", lambda: None)
+    monkeypatch.setattr(predict.command, "run_alone", lambda work: work())
     try:
         predict.main()
     except SystemExit as end:

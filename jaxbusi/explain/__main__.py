@@ -11,8 +11,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
-
 from jaxbusi import command
 from jaxbusi.errors import Parser
 
@@ -20,9 +18,7 @@ from jaxbusi.errors import Parser
 def main() -> None:
     """Runs the command."""
     arguments = _parser().parse_args()
-    flags.FLAGS.mark_as_parsed()  # the log is absl's, whose flags this command has not
-    logging.use_absl_handler()
-    command.run(functools.partial(_work, arguments), connect=False)
+    command.run_alone(functools.partial(_work, arguments))
 
 
 def _parser() -> Parser:

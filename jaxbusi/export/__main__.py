@@ -9,8 +9,6 @@ import argparse
 import functools
 from pathlib import Path
 
-from absl import flags, logging
-
 from jaxbusi import command
 from jaxbusi.errors import Parser
 
@@ -34,9 +32,7 @@ def main() -> None:
         "--out", required=True, type=Path, metavar="DIR", help="the folder to make; absent or empty"
     )
     arguments = parser.parse_args()
-    flags.FLAGS.mark_as_parsed()  # the log is absl's, whose flags this command has not
-    logging.use_absl_handler()
-    command.run(functools.partial(_work, arguments), connect=False)
+    command.run_alone(functools.partial(_work, arguments))
 
 
 def _work(arguments: argparse.Namespace) -> None:
