@@ -75,7 +75,15 @@ def distances(features: jax.Array, means: jax.Array, whitening: jax.Array) -> ja
 
     Returns:
       float32[B], from 0.
+
+    Raises:
+      UserError: they are of another number of features.
     """
+    if features.shape[-1] != means.shape[-1]:
+        raise UserError(
+            f"{NAME} is about {means.shape[-1]} features, the run has {features.shape[-1]}: it is "
+            f"another run's; {_AGAIN} RUN"
+        )
     # Whitened first: differences of large numbers are taken where they are of one size. There
     # accelerators, which round the factors of a product unless told not to, would leave noise.
     whitened = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

@@ -18,6 +18,11 @@ def measured(fitted, features):
     return np.asarray(distances(np.asarray(features, np.float32), *fitted.arrays))
 
 
+def test_features_of_another_run_are_refused():
+    with pytest.raises(UserError, match=r"about 5 features, the run has 4: .* --mode=evaluate"):
+        distances(np.zeros((2, 4), np.float32), np.zeros((3, 5)), np.eye(5))
+
+
 def test_it_is_the_distance_of_mahalanobis_to_the_nearest_class():
     """Two classes that differ among themselves 3 times as much along one axis as the other."""
     rng = np.random.default_rng(0)

@@ -19,6 +19,7 @@ import time
 import types
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,7 +39,9 @@ from jaxbusi.serve.neighbours import Neighbours
 from jaxbusi.serve.record import Record, calibrate
 from jaxbusi.serve.refusal import Refusal
 from jaxbusi.serve.server import serve
+from jaxbusi.train import train_and_evaluate
 from scripts.fuzz_dicom import encode
+from tests.runs import make_config
 from tests.serving import LIMITS, serving, tiny_fusion, trained_once
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -446,6 +449,19 @@ def test_calibrating_probabilities_is_dividing_logits():
     odds = np.exp(logits / 1.7)
     given = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(calibrate(given, 1.7), odds / odds.sum())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_transformer_alone_in_bfloat16_without_a_validation_part(tmp_path, phantoms, files):
+    with tiny_fusion(branches=("vit",), dtype=jnp.bfloat16):
+        train_and_evaluate(make_config(phantoms, num_epochs=0.3), tmp_path)
+        found = load(tmp_path)
+        with serving(found) as served:
+            _, _, answer = served.ask("/api/explain", next(iter(files.values())))
+    assert set(answer["maps"]) == set(found.about["maps"]) == {"rollout", "gradient_attention"}
+    assert answer["contributions"]["shares"] == {"vit": 1}
+    assert answer["distance"] is None
+    assert not found.about["calibration"]["calibrated"]
 
 
 def test_a_run_without_its_images_or_results_still_answers(workdir, files, tmp_path):
