@@ -8,7 +8,6 @@ never on who else shares the work, or on where it was interrupted.
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import os
 import time
@@ -19,19 +18,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbusi import __version__, atomic, calibration_file, familiarity, train
+from jaxbusi import atomic, calibration_file, familiarity, train
 from jaxbusi import workdir as workdirs
 from jaxbusi.data import inputs
 from jaxbusi.data.images import ImageError
 from jaxbusi.data.store import usable_cores
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
+from jaxbusi.fingerprint import fingerprint
 from jaxbusi.logs import progress_bar
 from jaxbusi.prediction_files import Rows, kind_of, open_file, require_pyarrow
 from jaxbusi.prediction_parts import Parts
 from jaxbusi.predictor import Judged, Predictor
 from jaxbusi.shards import Shard, find_shard
-from jaxbusi.state import Tree, make_mesh
+from jaxbusi.state import make_mesh
 from jaxbusi.stopping import StopSignals
 
 PART_ROWS = 4096
@@ -150,10 +150,7 @@ def _load(workdir: Path) -> tuple[Predictor, dict[str, Any]]:
     else:
         logging.info("images are compared with the training data, %s", why)
     about = {
-        "jaxbusi": __version__,
-        "checkpoint_step": run.step,
-        "weights_sha256": weights_sha256(run.variables),
-        "config_sha256": workdirs.config_sha256(workdir),
+        **fingerprint(run, workdir),
         "calibrated": temperature is not None,
         "temperature": temperature,
         "familiarity_sha256": None if familiar is None else familiar.sha256,
@@ -161,16 +158,6 @@ def _load(workdir: Path) -> tuple[Predictor, dict[str, Any]]:
     size = run.settings.data.augment.crop
     predictor = Predictor(run.model, run.variables, size, mesh, temperature or 1.0, familiar)
     return predictor, about
-
-
-def weights_sha256(variables: Tree) -> str:
-    """Returns the hexadecimal sha256 of a model's weights: names, types, shapes and bytes."""
-    hashed = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(variables):
-        array = np.asarray(jax.device_get(leaf))
-        hashed.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        hashed.update(array.tobytes())
-    return hashed.hexdigest()
 
 
 def _predict_parts(batches: "_Batches", parts: Parts, shard: Shard) -> Outcome:

@@ -11,10 +11,9 @@ from typing import Any
 
 from jaxbusi import atomic
 from jaxbusi.errors import UserError
+from jaxbusi.workdir import evaluate_again
 
 NAME = "calibration.json"
-
-_AGAIN = "run python -m jaxbusi.main --mode=evaluate --workdir"
 
 
 def write(workdir: Path, fitted: Mapping[str, Any], step: int) -> None:
@@ -51,7 +50,7 @@ def read(workdir: Path, step: int) -> tuple[float | None, str]:
             raise ValueError(f"the temperature is {temperature!r}")
         if content["checkpoint_step"] != step:
             was = f"{NAME} is of step {content['checkpoint_step']}, the weights are of step {step}"
-            return None, f"{was}; {_AGAIN} {workdir}"
+            return None, f"{was}; {evaluate_again(workdir)}"
         if content["at_edge"]:
             return (
                 None,
@@ -64,7 +63,7 @@ def read(workdir: Path, step: int) -> tuple[float | None, str]:
     except FileNotFoundError:
         return None, (
             "the run has no validation part (config.data.validation_fraction), or was evaluated "
-            f"before there was a {NAME}; for the latter {_AGAIN} {workdir}"
+            f"before there was a {NAME}; for the latter {evaluate_again(workdir)}"
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {_AGAIN} {workdir}") from error
+        raise UserError(f"{path} cannot be read ({error}); {evaluate_again(workdir)}") from error

@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 _LONGEST = 10_000
@@ -71,3 +72,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the command for a wrong command line."""
         fail(f"{message}; --help says more")
+
+
+def images_from(least: int) -> Callable[[str], int]:
+    """What reads a number of images off the command line; `least` is the fewest."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            words = f"{text} is no number of images; give {least} or more"
+            raise argparse.ArgumentTypeError(words)
+        return int(text)
+
+    return read

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxbusi import atomic
 from jaxbusi.errors import UserError
+from jaxbusi.workdir import evaluate_again
 
 NAME = "familiarity.npz"
 
@@ -34,8 +35,6 @@ LEAST = 20
 
 MOST_TRAINING = 20_000
 """Most training images that it is fitted on, evenly taken: more change nothing but the time."""
-
-_AGAIN = "run python -m jaxbusi.main --mode=evaluate --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,7 @@ def distances(features: jax.Array, means: jax.Array, whitening: jax.Array) -> ja
     if features.shape[-1] != means.shape[-1]:
         raise UserError(
             f"{NAME} is about {means.shape[-1]} features, the run has {features.shape[-1]}: it is "
-            f"another run's; {_AGAIN} RUN"
+            f"another run's; {evaluate_again(Path('RUN'))}"
         )
     # Whitened first: differences of large numbers are taken where they are of one size. There
     # accelerators, which round the factors of a product unless told not to, would leave noise.
@@ -157,15 +156,15 @@ def read(workdir: Path, step: int) -> tuple[Familiarity | None, str]:
     except FileNotFoundError:
         return None, (
             f"the run has no validation part of {LEAST} images (config.data.validation_fraction), "
-            f"or was evaluated before there was a {NAME}; for the latter {_AGAIN} {workdir}"
+            f"or was evaluated before there was a {NAME}; for the latter {evaluate_again(workdir)}"
         )
     except Exception as error:  # damaged bytes make readers fail in every way
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read ({reason}); {_AGAIN} {workdir}") from error
+        raise UserError(f"{path} cannot be read ({reason}); {evaluate_again(workdir)}") from error
     was = int(content.pop("checkpoint_step"))
     if was != step:
         why = f"{NAME} is of step {was}, the weights are of step {step}"
-        return None, f"{why}; {_AGAIN} {workdir}"
+        return None, f"{why}; {evaluate_again(workdir)}"
     found = Familiarity(
         content["means"],
         content["whitening"],
@@ -173,7 +172,9 @@ def read(workdir: Path, step: int) -> tuple[Familiarity | None, str]:
         int(content["validation"]),
     )
     if found.whitening.shape != 2 * found.means.shape[1:]:
-        raise UserError(f"{path} cannot be read (arrays that do not fit); {_AGAIN} {workdir}")
+        raise UserError(
+            f"{path} cannot be read (arrays that do not fit); {evaluate_again(workdir)}"
+        )
     return found, (
         f"fitted on {found.training} images of the training part, the limit on {found.validation} "
         "of the validation part"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxbusi import command
-from jaxbusi.errors import Parser, UserError, fail
+from jaxbusi.errors import Parser, UserError, fail, images_from
 from jaxbusi.shards import parse
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _parser() -> Parser:
         "parts: run again, the command goes on where it was stopped",
     )
     parser.add_argument(
-        "--part-rows", type=_rows, metavar="N", help="images of a part (default: 4096)"
+        "--part-rows", type=images_from(1), metavar="N", help="images of a part (default: 4096)"
     )
     parser.add_argument(
         "--shard",
@@ -75,12 +75,6 @@ def _parser() -> Parser:
         "tasks of a SLURM job array and the processes of srun share the parts",
     )
     return parser
-
-
-def _rows(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no number of images; give 1 or more")
-    return int(text)
 
 
 def _work(arguments: argparse.Namespace, shard: Any) -> None:

@@ -221,6 +221,27 @@ def config_sha256(workdir: Path) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def read_results(workdir: Path) -> dict[str, Any] | None:
+    """Returns the content of results.json; None where the run was not evaluated yet.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = workdir / "results.json"
+    try:
+        results = json.loads(path.read_bytes())
+        return results if results["parts"] and "step" in results["checkpoint"] else None
+    except (FileNotFoundError, KeyError):  # before the end of training it holds what is known then
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {evaluate_again(workdir)}") from error
+
+
+def evaluate_again(workdir: Path) -> str:
+    """What to do where what evaluation writes is not there, or not of the run's weights."""
+    return f"run python -m jaxbusi.main --mode=evaluate --workdir {workdir}"
+
+
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     data = {key: value for key, value in config["data"].items() if key not in _FREE}
     return {**config, "data": data}

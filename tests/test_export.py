@@ -23,6 +23,7 @@ from jaxbusi.export.evidence import Evidence
 from jaxbusi.export.folder import export_run
 from jaxbusi.export.model_card import model_card
 from jaxbusi.export.program import Program
+from jaxbusi.fingerprint import fingerprint
 from jaxbusi.predictor import Judged
 from jaxbusi.state import make_mesh
 from jaxbusi.train import load_model, train_and_evaluate
@@ -133,7 +134,7 @@ def test_writing_again_gives_the_same_bytes(exported, run):
     """From another place in a program, too."""
     form, out = exported
     loaded = load_model(run, make_mesh())
-    again, _ = folders._WRITERS[form](Program.of(loaded), folders._fingerprint(loaded, run))
+    again, _ = folders._WRITERS[form](Program.of(loaded), fingerprint(loaded, run))
     assert len(again) == {"stablehlo": 2, "onnx": 1}[form]
     for name, data in again.items():
         assert (out / name).read_bytes() == data, name

@@ -20,6 +20,7 @@ from jaxbusi.data.images import decode_image, resize
 from jaxbusi.data.threads import in_threads
 from jaxbusi.errors import Interrupted, UserError
 from jaxbusi.familiarity import Familiarity
+from jaxbusi.fingerprint import weights_sha256
 from jaxbusi.prediction_files import COLUMNS
 from jaxbusi.predictor import Predictor
 from jaxbusi.shards import Shard
@@ -236,10 +237,10 @@ def test_the_fingerprints_tell_weights_and_settings_apart(here, run):
 
     one = {"params": {"a": np.zeros((2, 3), np.float32), "b": np.ones(2, np.float32)}}
     same = {"params": {"b": np.ones(2, np.float32), "a": np.zeros((2, 3), np.float32)}}
-    assert bulk.weights_sha256(one) == bulk.weights_sha256(same)
+    assert weights_sha256(one) == weights_sha256(same)
     for other in (np.zeros((3, 2), np.float32), np.zeros((2, 3), np.int32), np.ones((2, 3), "f4")):
         changed = {"params": {**one["params"], "a": other}}
-        assert bulk.weights_sha256(changed) != bulk.weights_sha256(one)
+        assert weights_sha256(changed) != weights_sha256(one)
     content = json.loads((run / "run" / "config.json").read_text())
     found = {}
     for key, value in (("root", "moved"), ("seed", 7), (None, None)):
@@ -375,7 +376,7 @@ def test_another_list_model_or_size_is_refused(here, whole, run, monkeypatch):
     refused(r"another list of images \(31, now 31\)", [str(run / "phantoms")])
     refused("begun with --part-rows=8; give the same", rows=9)
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "weights_sha256", lambda _: "0" * 64)
+        patch.setattr("jaxbusi.fingerprint.weights_sha256", lambda _: "0" * 64)
         refused(r"another model \(step 3, weights [0-9a-f]{12}…; now step 3, 000000000000…\)")
     other, part = here.with_name("other"), here / "part-00002.parquet"
     predict_files(Path("run"), ["phantoms/benign"], f"{other}/", part_rows=PART_ROWS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbusi import command
-from jaxbusi.errors import Parser
+from jaxbusi.errors import Parser, images_from
 
 
 def main() -> None:
@@ -56,18 +56,12 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--pictures",
-        type=_count,
+        type=images_from(0),
         default=12,
         metavar="N",
         help="how many images to draw: the surest right and the surest wrong answers (default: 12)",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text} is no number of images; give 0 or more")
-    return int(text)
 
 
 def _work(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """A trained run and images → explain.json and pictures, wired here and only here."""
 
 import functools
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbusi import __version__, atomic, train
+from jaxbusi import atomic, train
 from jaxbusi import workdir as workdirs
-from jaxbusi.bulk import weights_sha256
 from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
 from jaxbusi.errors import UserError
@@ -35,6 +33,7 @@ from jaxbusi.explain.randomised import rank_correlations
 from jaxbusi.explain.saliency import NAMES
 from jaxbusi.explain.subjects import Subject, truth_of
 from jaxbusi.explain.training_features import training_features
+from jaxbusi.fingerprint import fingerprint
 from jaxbusi.state import make_mesh
 
 PART = "test"
@@ -84,15 +83,12 @@ def explain(
         chosen = subjects.of_inputs(given) if given else subjects.of_part(load(), PART)
         side = run.settings.data.augment.crop
         looker = Looker(run.model, run.variables, side, mesh, len(chosen))
-        weights = weights_sha256(run.variables)
-        means = training_features(workdir, looker, weights, load).means
+        about = fingerprint(run, workdir)
+        means = training_features(workdir, looker, about["weights_sha256"], load).means
         described, seen = _describe(looker, means, chosen, arms, workdir, run.settings.seed)
         document = {
-            "jaxbusi": __version__,
+            **about,
             "run": workdir.absolute().name,
-            "checkpoint_step": run.step,
-            "weights_sha256": weights,
-            "config_sha256": workdirs.config_sha256(workdir),
             "part": None if given else PART,
             "classes": list(CLASSES),
             "branches": list(looker.branches),
@@ -112,9 +108,8 @@ def explain(
 
 def _report(workdir: Path, run: train.TrainedRun, parts: PartSet) -> None:
     """Writes the run's report anew, with the explanation."""
-    path = workdir / "results.json"
-    checkpoint = json.loads(path.read_bytes()).get("checkpoint") if path.exists() else None
-    if checkpoint is None or checkpoint["step"] != run.step:
+    results = workdirs.read_results(workdir)
+    if results is None or results["checkpoint"]["step"] != run.step:
         logging.warning(
             "%s has no results of step %d; --mode=evaluate writes them, and the report with the "
             "explanation",
@@ -126,7 +121,7 @@ def _report(workdir: Path, run: train.TrainedRun, parts: PartSet) -> None:
         for name in parts.parts
         if name != "train"
     }
-    write_evidence(workdir, run.settings, predictions, parts, checkpoint)
+    write_evidence(workdir, run.settings, predictions, parts, results["checkpoint"])
 
 
 def _describe(

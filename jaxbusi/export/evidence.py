@@ -1,7 +1,6 @@
 """The files of a run that say what it was and how good it is."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,18 +35,10 @@ class Evidence:
           UserError: one is missing or damaged, or the run was not evaluated yet.
         """
         config = workdirs.read_config(workdir)
-        path = workdir / "results.json"
-        try:
-            results = json.loads(path.read_text())
-            evaluated = bool(results["parts"]) and "step" in results["checkpoint"]
-        except FileNotFoundError:
-            evaluated = False
-        except KeyError:  # before the end of training it holds only what is known then
-            evaluated = False
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read ({error}); {again(workdir)}") from error
-        if not evaluated:
-            raise UserError(f"{workdir} has no results to put into a model card; {again(workdir)}")
+        results = workdirs.read_results(workdir)
+        if results is None:
+            again = workdirs.evaluate_again(workdir)
+            raise UserError(f"{workdir} has no results to put into a model card; {again}")
         return cls(workdir, config, results, splits.read_rows(workdir / "split.csv"))
 
     def check_step(self, step: int) -> None:
@@ -60,10 +51,5 @@ class Evidence:
         if measured != step:
             raise UserError(
                 f"{self.workdir}/results.json is about the weights of step {measured}, and the "
-                f"run's are of step {step}; {again(self.workdir)}"
+                f"run's are of step {step}; {workdirs.evaluate_again(self.workdir)}"
             )
-
-
-def again(workdir: Path) -> str:
-    """What to do where the results are not there or not those of the weights."""
-    return f"evaluate it: python -m jaxbusi.main --mode=evaluate --workdir {workdir}"

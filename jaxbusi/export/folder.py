@@ -17,15 +17,14 @@ import jax
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from jaxbusi import __version__, atomic, train
-from jaxbusi import workdir as workdirs
-from jaxbusi.bulk import weights_sha256
+from jaxbusi import atomic, train
 from jaxbusi.data.phantoms import draw_phantom
 from jaxbusi.errors import UserError
 from jaxbusi.export import preprocessing
 from jaxbusi.export.evidence import Evidence
 from jaxbusi.export.model_card import model_card
 from jaxbusi.export.program import Program
+from jaxbusi.fingerprint import fingerprint
 from jaxbusi.predictor import Predictor
 from jaxbusi.state import make_mesh
 
@@ -68,9 +67,9 @@ def export_run(workdir: Path, form: Format, out: Path) -> float:
         run = train.load_model(workdir, make_mesh(cpu))
         evidence.check_step(run.step)
         _check_type(run, form, workdir)
-        fingerprint = _fingerprint(run, workdir)
+        about_run = fingerprint(run, workdir)
         program = Program.of(run)
-        files, exported = _WRITERS[form](program, fingerprint)
+        files, exported = _WRITERS[form](program, about_run)
         predictor = Predictor(run.model, run.variables, program.image_size, make_mesh(cpu))
         difference = largest_difference(predictor, exported)
     logging.info("the exported model's probabilities are the run's to %.1e", difference)
@@ -80,10 +79,10 @@ def export_run(workdir: Path, form: Format, out: Path) -> float:
             f"{difference:.1e}, more than {TOLERANCE:g}; nothing was written, another --format may "
             "do better"
         )
-    fingerprint["files_sha256"] = {
+    about_run["files_sha256"] = {
         name: hashlib.sha256(data).hexdigest() for name, data in files.items()
     }
-    about = preprocessing.describe(program, form, tuple(files), fingerprint)
+    about = preprocessing.describe(program, form, tuple(files), about_run)
     with atomic.new_folder(out) as folder:
         for name, data in files.items():
             (folder / name).write_bytes(data)
@@ -130,15 +129,6 @@ def _check_type(run: train.TrainedRun, form: Format, workdir: Path) -> None:
             f"{workdir} computes in {run.settings.compute_dtype}, for which ONNX runtimes lack "
             "operators; export with --format stablehlo"
         )
-
-
-def _fingerprint(run: train.TrainedRun, workdir: Path) -> dict[str, Any]:
-    return {
-        "jaxbusi": __version__,
-        "checkpoint_step": run.step,
-        "config_sha256": workdirs.config_sha256(workdir),
-        "weights_sha256": weights_sha256(run.variables),
-    }
 
 
 # What is run to be compared are the bytes that are written.

@@ -14,9 +14,10 @@ from jaxbusi.errors import UserError
 from jaxbusi.evaluation import baselines, page, present
 from jaxbusi.evaluation.markdown import literal
 from jaxbusi.evaluation.report import PROTOCOLS, SCORES, part_words
-from jaxbusi.export.evidence import Evidence, again
+from jaxbusi.export.evidence import Evidence
 from jaxbusi.export.program import Program
 from jaxbusi.models.fusion import model_name
+from jaxbusi.workdir import evaluate_again
 
 _KINDS = {"images": "images", "tta": "images, mean of their views", "copies": "copies"}
 
@@ -49,7 +50,7 @@ def model_card(
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{evidence.workdir}/results.json or config.json is not as this version writes them "
-            f"({type(error).__name__}: {error}); {again(evidence.workdir)}"
+            f"({type(error).__name__}: {error}); {evaluate_again(evidence.workdir)}"
         ) from error
     # What the bytes of file names cannot say in UTF-8 must not stop the card.
     text = "\n\n".join("\n".join(section) for section in sections) + "\n"

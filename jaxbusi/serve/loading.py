@@ -1,16 +1,14 @@
 """A workdir to a run that is ready to answer, wired here and only here."""
 
 import functools
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
-from jaxbusi import __version__, calibration_file, familiarity, train
+from jaxbusi import calibration_file, familiarity, train
 from jaxbusi import workdir as workdirs
-from jaxbusi.bulk import weights_sha256
 from jaxbusi.data import splits
 from jaxbusi.data.parts import PartSet, load_parts
 from jaxbusi.data.records import CLASSES
@@ -19,6 +17,7 @@ from jaxbusi.explain.looker import Looker
 from jaxbusi.explain.pictures import BRANCHES
 from jaxbusi.explain.saliency import NAMES
 from jaxbusi.explain.training_features import TrainingFeatures, training_features
+from jaxbusi.fingerprint import fingerprint
 from jaxbusi.serve import pictures
 from jaxbusi.serve.analyst import BATCH, VIEWS, Analyst, view_settings
 from jaxbusi.serve.neighbours import Neighbours
@@ -41,12 +40,12 @@ def load(workdir: Path) -> ServedRun:
     run = train.load_model(workdir, mesh)
     settings = run.settings
     looker = Looker(run.model, run.variables, settings.data.augment.crop, mesh, BATCH)
-    weights = weights_sha256(run.variables)
+    about_run = fingerprint(run, workdir)
     parts = functools.cache(
         functools.partial(load_parts, settings.data, seed=settings.seed, workdir=workdir)
     )
     with workdirs.claim(workdir):
-        training = training_features(workdir, looker, weights, parts)
+        training = training_features(workdir, looker, about_run["weights_sha256"], parts)
         neighbours, among = _neighbours(training, parts)
     temperature, calibration = calibration_file.read(workdir, run.step)
     familiar, familiarity_about = familiarity.read(workdir, run.step)
@@ -54,11 +53,8 @@ def load(workdir: Path) -> ServedRun:
     logging.info("compiling what answers need")
     maps = {key: NAMES[key] for key in analyst.warm_up()}
     about = {
+        **about_run,
         "run": one_line(workdir.absolute().name),
-        "jaxbusi": __version__,
-        "checkpoint_step": run.step,
-        "weights_sha256": weights,
-        "config_sha256": workdirs.config_sha256(workdir),
         "protocol": settings.data.protocol,
         "classes": list(CLASSES),
         "branches": {name: BRANCHES[name][0] for name in looker.branches},
@@ -95,12 +91,7 @@ def _neighbours(
 
 def _record(workdir: Path, step: int, temperature: float) -> Record | None:
     """How often the weights of a step were right; None where it was not found out."""
-    path = workdir / "results.json"
-    try:
-        evaluated = json.loads(path.read_bytes())["checkpoint"]["step"]
-    except (FileNotFoundError, KeyError):  # before the end of training it holds what is known then
+    results = workdirs.read_results(workdir)
+    if results is None or results["checkpoint"]["step"] != step:
         return None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        again = f"run python -m jaxbusi.main --mode=evaluate --workdir {workdir}"
-        raise UserError(f"{path} cannot be read ({error}); {again}") from error
-    return Record.read(workdir, temperature) if evaluated == step else None
+    return Record.read(workdir, temperature)
